@@ -1,0 +1,42 @@
+"""The parts networks are made of, as Keras 3 layers."""
+
+from garden.layers.activations import ACTIVATIONS, activation
+from garden.layers.attention import KeyValueCache, MultiHeadAttention, attention_bias
+from garden.layers.blocks import DecoderBlock, EncoderBlock
+from garden.layers.dropout import Dropout, step_seed
+from garden.layers.embedding import Embedding
+from garden.layers.feed_forward import FeedForward
+from garden.layers.normalization import LayerNorm, RMSNorm
+from garden.layers.positions import (
+    LearnedPositions,
+    SinusoidalPositions,
+    rotary_frequencies,
+    rotate,
+    segment_positions,
+    sinusoidal_table,
+)
+from garden.layers.projection import Dense, Projections
+
+__all__ = [
+    "ACTIVATIONS",
+    "DecoderBlock",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "EncoderBlock",
+    "FeedForward",
+    "KeyValueCache",
+    "LayerNorm",
+    "LearnedPositions",
+    "MultiHeadAttention",
+    "Projections",
+    "RMSNorm",
+    "SinusoidalPositions",
+    "activation",
+    "attention_bias",
+    "rotary_frequencies",
+    "rotate",
+    "segment_positions",
+    "sinusoidal_table",
+    "step_seed",
+]

@@ -1,0 +1,65 @@
+"""The position-wise feed-forward network. Shapes: D model width, F feed-forward width."""
+
+import keras
+import tensorflow as tf
+
+from garden.layers.activations import activation
+from garden.layers.dropout import Dropout
+from garden.layers.projection import Dense, Projections
+
+
+class FeedForward(keras.layers.Layer):
+    """activation(x W1 + b1) W2 + b2, [...,D] -> [...,D] (Vaswani et al., 2017).
+
+    Args:
+        width: D.
+        inner_width: F.
+        activation: a name from `garden.layers.ACTIVATIONS`.
+        gated: activation(x W1) * (x V) inside, as GLU variants have it (Shazeer, 2020).
+        dropout: rate on the inner [...,F] activations.
+        bias: whether the products add one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        inner_width: int,
+        *,
+        activation: str = "gelu",
+        gated: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.width, self.inner_width = width, inner_width
+        self.activation_name, self.gated, self.has_bias = activation, gated, bias
+        self.initializer = keras.initializers.get(initializer)
+        parts = {"dtype": self.dtype_policy, "initializer": self.initializer, "bias": bias}
+        self.inner = Projections([inner_width] * (2 if gated else 1), name="inner", **parts)
+        self.outer = Dense(width, name="outer", **parts)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.outer.build((*input_shape[:-1], self.inner_width))
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        inner, *values = self.inner(x)
+        inner = activation(self.activation_name)(inner)
+        for value in values:
+            inner *= value
+        return self.outer(self.dropout(inner, training=training))
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "inner_width": self.inner_width,
+            "activation": self.activation_name,
+            "gated": self.gated,
+            "dropout": self.dropout.rate,
+            "bias": self.has_bias,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
