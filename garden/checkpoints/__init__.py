@@ -1,10 +1,11 @@
 """Read and write published checkpoints: one tensor at a time, checked before anything changes."""
 
 from garden.checkpoints.huggingface import open_weights, read_config, write_config, write_weights
-from garden.checkpoints.weights import Weights, modern_names, strip_prefix
+from garden.checkpoints.weights import Weights, alias, modern_names, strip_prefix
 
 __all__ = [
     "Weights",
+    "alias",
     "modern_names",
     "open_weights",
     "read_config",

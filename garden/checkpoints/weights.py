@@ -102,6 +102,17 @@ def strip_prefix(weights: Weights, prefix: str) -> Weights:
     return weights.rename(lambda name: name.removeprefix(prefix))
 
 
+def alias(weights: Weights, name: str, existing: str) -> Weights:
+    """A view that has the tensor `existing` under a second name too, unless some tensor is called that already.
+
+    For tensors that are one in some checkpoints and two in others, such as an output layer's bias.
+    """
+    tensors = {known: weights.source(known) for known in weights}
+    if existing in tensors:
+        tensors.setdefault(name, tensors[existing])
+    return Weights(tensors.items(), path=weights.path, close=weights.close)
+
+
 def modern_names(weights: Weights) -> Weights:
     """A view in which the layer norms of checkpoints converted from TensorFlow 1 are called as everywhere else.
 

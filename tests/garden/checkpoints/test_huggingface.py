@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.huggingface import open_weights, read_config, write_config, write_weights
-from garden.checkpoints.weights import modern_names, strip_prefix
+from garden.checkpoints.weights import alias, modern_names, strip_prefix
 
 INDEX = "model.safetensors.index.json"
 
@@ -194,6 +194,17 @@ def test_a_view_in_which_two_tensors_get_one_name_is_refused(tmp_path):
     write_weights(tmp_path, {"bert.a": np.ones(2), "a": np.ones(2)})
     with open_weights(tmp_path) as weights, pytest.raises(ValueError, match=r'two tensors are called "a": .*"bert.a"'):
         strip_prefix(weights, "bert.")
+
+
+def test_an_alias_fills_a_name_that_is_missing(tmp_path):
+    write_weights(tmp_path, {"bias": np.ones(2), "other": np.zeros(2)})
+    with open_weights(tmp_path) as weights:
+        view = alias(weights, "decoder.bias", "bias")
+        np.testing.assert_array_equal(view["decoder.bias"], np.ones(2))
+        assert view.source("decoder.bias").name == "bias"
+        assert set(view) == {"bias", "other", "decoder.bias"}
+        assert set(alias(weights, "decoder.bias", "nothing")) == {"bias", "other"}
+        np.testing.assert_array_equal(alias(weights, "other", "bias")["other"], np.zeros(2))
 
 
 def test_what_is_missing_is_named(tmp_path):
