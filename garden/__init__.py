@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from garden.models.backbone import Backbone
+    from garden.tasks import Examples, MaskedLM, TextClassifier, read_examples
     from garden.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Backbone": "garden.models.backbone",
+    "Examples": "garden.tasks",
+    "MaskedLM": "garden.tasks",
+    "TextClassifier": "garden.tasks",
     "Tokenizer": "garden.tokenizers",
+    "read_examples": "garden.tasks",
 }
 
-__all__ = ["Backbone", "Tokenizer"]
+__all__ = ["Backbone", "Examples", "MaskedLM", "TextClassifier", "Tokenizer", "read_examples"]
 
 
 def __getattr__(name: str):

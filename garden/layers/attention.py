@@ -113,7 +113,7 @@ class MultiHeadAttention(keras.layers.Layer):
         initializer="glorot_uniform",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         key_value_heads = key_value_heads or heads
         if head_width is None and width % heads:
             raise ValueError(f"attention: {heads} heads do not divide the width {width}")

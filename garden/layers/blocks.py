@@ -18,7 +18,7 @@ class Residual(keras.layers.Layer):
     def __init__(
         self, *, pre_norm: bool, norm: str = "layer", norm_epsilon: float = 1e-12, dropout: float = 0.0, **kwargs
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.pre_norm, self.norm_kind, self.norm_epsilon = pre_norm, norm, norm_epsilon
         self.norm = normalization(norm, norm_epsilon, dtype=self.dtype_policy, name="norm")
         self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
@@ -64,7 +64,7 @@ class EncoderBlock(keras.layers.Layer):
         dropout: float = 0.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.paths = {"pre_norm": pre_norm, "norm": norm, "norm_epsilon": norm_epsilon, "dropout": dropout}
         self.attention, self.feed_forward = attention, feed_forward
         self.attention_path = Residual(**self.paths, dtype=self.dtype_policy, name="attention_path")

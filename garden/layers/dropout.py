@@ -60,7 +60,7 @@ class Dropout(keras.layers.Layer):
     """
 
     def __init__(self, rate: float, *, seed: int | None = None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"dropout rate: expected 0 <= rate < 1, got {rate}")
         self.rate = rate

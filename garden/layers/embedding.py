@@ -11,7 +11,7 @@ class Embedding(keras.layers.Layer):
     """
 
     def __init__(self, size: int, width: int, *, initializer="normal", **kwargs):
-        super().__init__(autocast=False, **kwargs)  # the variables are read in float32, and cast where it is safe
+        super().__init__(autocast=False, **kwargs)
         self.size = size
         self.width = width
         self.initializer = keras.initializers.get(initializer)

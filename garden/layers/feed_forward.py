@@ -32,7 +32,7 @@ class FeedForward(keras.layers.Layer):
         initializer="glorot_uniform",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.width, self.inner_width = width, inner_width
         self.activation_name, self.gated, self.has_bias = activation, gated, bias
         self.initializer = keras.initializers.get(initializer)

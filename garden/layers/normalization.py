@@ -8,7 +8,7 @@ class LayerNorm(keras.layers.Layer):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis; [..., D] in and out (Ba et al., 2016)."""
 
     def __init__(self, epsilon: float = 1e-12, *, bias: bool = True, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # the variables are read in float32, and cast where it is safe
+        super().__init__(autocast=False, **kwargs)
         self.epsilon = epsilon
         self.has_bias = bias
 
@@ -34,7 +34,7 @@ class RMSNorm(keras.layers.Layer):
     """x / sqrt(mean(x^2) + epsilon) * scale over the last axis; [..., D] in and out (Zhang and Sennrich, 2019)."""
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # the variables are read in float32, and cast where it is safe
+        super().__init__(autocast=False, **kwargs)
         self.epsilon = epsilon
 
     def build(self, input_shape):

@@ -161,7 +161,8 @@ class BertBackbone(Backbone):
 class ClassificationHead(keras.layers.Layer):
     """Dropout and a dense layer over the pooled token: backbone outputs -> logits [B,C] or [B,P,C]."""
 
-    needs = {"pooler": True}
+    backbone_parts = {"pooler": True}
+    marker = "classifier.weight"
 
     def __init__(self, backbone: BertBackbone, classes: int, **kwargs):
         super().__init__(**kwargs)
@@ -182,7 +183,8 @@ class ClassificationHead(keras.layers.Layer):
 class MaskedLMHead(keras.layers.Layer):
     """Dense, activation, norm, then a product with the token table: `sequence` [B,P,D] -> logits [B,P,V]."""
 
-    needs = {"pooler": False}
+    backbone_parts = {"pooler": False}
+    marker = "cls.predictions.transform.dense.weight"
 
     def __init__(self, backbone: BertBackbone, **kwargs):
         super().__init__(**kwargs)

@@ -1,0 +1,119 @@
+"""Tokenised texts to the rectangles a network computes on, inside the graph: several texts a row, or one.
+
+Shapes: E texts of a batch, (L) their ragged lengths, R rows, T row length, Q most texts in a row.
+"""
+
+import tensorflow as tf
+
+
+def pack(
+    token_ids: tf.RaggedTensor, type_ids: tf.RaggedTensor, *, pad_id: int, row_length: int = 1, multiple: int = 1
+) -> dict[str, tf.Tensor]:
+    """Puts texts into rows, first-fit in order of decreasing length, so that little is padding.
+
+    Attention cost grows with the row length and fill does too, so rows are `row_length` long, or as the longest text where
+    that is longer. The layout depends on the lengths alone.
+
+    Args:
+        token_ids, type_ids: [E,(L)] int32.
+        row_length: the shortest T worth having.
+        multiple: T is rounded up to a multiple of it, so that a training run meets few different shapes.
+
+    Returns:
+        `token_ids`, `segment_ids`, `positions`, `type_ids`: [R,T] int32;
+        `text_positions` [R,Q]: where each text of a row starts; `text_index` [R,Q]: which text of the batch it is, -1
+        for none.
+    """
+    lengths = tf.cast(token_ids.row_lengths(), tf.int32)
+    length = _rounded(tf.maximum(_longest(lengths), row_length), multiple)
+    rows, starts, slots = _first_fit(lengths, length)
+    return _laid_out(token_ids, type_ids, rows, starts, slots, length, pad_id)
+
+
+def pad(
+    token_ids: tf.RaggedTensor, type_ids: tf.RaggedTensor, *, pad_id: int, multiple: int = 1
+) -> dict[str, tf.Tensor]:
+    """Puts one text in each row, padded on the right to the longest: `pack`'s plain twin, with the same outputs."""
+    lengths = tf.cast(token_ids.row_lengths(), tf.int32)
+    count = tf.size(lengths)
+    zeros = tf.zeros([count], tf.int32)
+    length = _rounded(_longest(lengths), multiple)
+    return _laid_out(token_ids, type_ids, tf.range(count), zeros, zeros, length, pad_id)
+
+
+def unpack(values_RQ: tf.Tensor, text_index_RQ: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Returns packed texts' values in the order of the texts: [R,Q,...] -> [count,...]."""
+    index = tf.reshape(text_index_RQ, [-1])
+    flat = tf.reshape(values_RQ, tf.concat([tf.shape(index), tf.shape(values_RQ)[2:]], axis=0))
+    return tf.math.unsorted_segment_sum(flat, index, count)
+
+
+def spread(values_E: tf.Tensor, text_index_RQ: tf.Tensor) -> tf.Tensor:
+    """Returns the texts' values where `text_index` puts them, zero elsewhere: [E,...] -> [R,Q,...]."""
+    padded = tf.pad(values_E, [[0, 1]] + [[0, 0]] * (values_E.shape.rank - 1))
+    return tf.gather(padded, tf.where(text_index_RQ < 0, tf.shape(values_E)[0], text_index_RQ))
+
+
+def _longest(lengths_E: tf.Tensor) -> tf.Tensor:
+    # An empty batch has no maximum.
+    return tf.reduce_max(tf.concat([lengths_E, [1]], axis=0))
+
+
+def _rounded(length: tf.Tensor, multiple: int) -> tf.Tensor:
+    return (length + multiple - 1) // multiple * multiple
+
+
+def _first_fit(lengths_E: tf.Tensor, row_length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns each text's row, its start there and its number among the row's texts: three times [E] int32."""
+    count = tf.size(lengths_E)
+    order = tf.argsort(lengths_E, direction="DESCENDING", stable=True)
+    sorted_lengths = tf.gather(lengths_E, order)
+
+    def place(i, free, held, rows, starts, slots):
+        length = sorted_lengths[i]
+        row = tf.argmax(free >= length, output_type=tf.int32)
+        rows = rows.write(i, row)
+        starts = starts.write(i, row_length - free[row])
+        slots = slots.write(i, held[row])
+        here = tf.one_hot(row, count, dtype=tf.int32)
+        return i + 1, free - here * length, held + here, rows, starts, slots
+
+    array = tf.TensorArray(tf.int32, size=count, element_shape=[])
+    _, _, _, *placed = tf.while_loop(
+        lambda i, *_: i < count,
+        place,
+        (tf.constant(0), tf.fill([count], row_length), tf.zeros([count], tf.int32), array, array, array),
+        parallel_iterations=1,
+    )
+    inverse = tf.math.invert_permutation(order)
+    return tuple(tf.gather(part.stack(), inverse) for part in placed)
+
+
+def _laid_out(token_ids, type_ids, rows, starts, slots, length, pad_id) -> dict[str, tf.Tensor]:
+    text_count = tf.size(rows)
+    row_count = tf.reduce_max(tf.concat([rows, [-1]], axis=0)) + 1
+    most = tf.maximum(tf.reduce_max(tf.concat([slots, [-1]], axis=0)) + 1, 1)
+
+    # Where each token goes, and from that, for each place, which token it holds.
+    text_of_token = token_ids.value_rowids()
+    within = tf.cast(
+        tf.range(tf.size(token_ids.values)) - tf.gather(tf.cast(token_ids.row_starts(), tf.int32), text_of_token),
+        tf.int32,
+    )
+    place = tf.gather(rows * length + starts, text_of_token) + within
+
+    def placed(values: tf.Tensor, empty: int = 0) -> tf.Tensor:
+        flat = tf.scatter_nd(place[:, None], values - empty, [row_count * length]) + empty
+        return tf.reshape(flat, [row_count, length])
+
+    slot = rows * most + slots
+    text_positions = tf.scatter_nd(slot[:, None], starts, [row_count * most])
+    text_index = tf.scatter_nd(slot[:, None], tf.range(text_count) + 1, [row_count * most]) - 1
+    return {
+        "token_ids": placed(token_ids.values, pad_id),
+        "segment_ids": placed(tf.gather(slots, text_of_token) + 1),
+        "positions": placed(within),
+        "type_ids": placed(type_ids.values),
+        "text_positions": tf.reshape(text_positions, [row_count, most]),
+        "text_index": tf.reshape(text_index, [row_count, most]),
+    }

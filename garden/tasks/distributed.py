@@ -1,0 +1,150 @@
+"""A Keras model whose `fit`, `evaluate` and `predict` are right under every tf.distribute strategy.
+
+Stock Keras 3 differs in four ways that matter here, each mended below:
+- it averages scalar logs over replicas, which fails under MultiWorkerMirroredStrategy: steps return nothing, and results are read
+  from the metrics' variables, which aggregate over all replicas;
+- it builds the model on distributed values, which fails too: models here are built when they are made;
+- it takes each replica's mean loss: here a step's loss is the weighted mean over the global batch, however unevenly its
+  examples fall on replicas;
+- it clips each replica's gradient: `optimization.clip_after_aggregation`.
+"""
+
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from garden.layers.dropout import step_seed
+from garden.tasks.optimization import AdamW, clip_after_aggregation
+
+
+class DistributedModel(keras.Model):
+    """Base of tasks. A subclass says what one batch's losses are in `weighted_losses`."""
+
+    def __init__(self, *, seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self._real_tokens = keras.metrics.Sum(name="real_tokens", dtype="float32")
+        self._clock: tuple[float, float] | None = None
+        self._rate = 0.0
+
+    def weighted_losses(self, x, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns [M] losses and [M] weights; places that are only padding have weight 0."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its loss is")
+
+    def metric_inputs(self, x, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns what the compiled metrics see: labels [M,...], predictions [M,...] and weights [M] of 0 or 1."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
+
+    def example_targets(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns labels and predictions of the kinds that `metric_inputs` gives, for metrics to be built on."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
+
+    def compile(self, optimizer="rmsprop", *, jit_compile: bool = False, **kwargs):
+        """As Keras's, but everything is built at once, in the strategy's scope, and XLA is off unless asked for.
+
+        XLA makes a training step on CPUs slower (benchmarks/results).
+        """
+        with self.distribute_strategy.scope():
+            optimizer = keras.optimizers.get(optimizer)
+            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+            inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            if not isinstance(inner, AdamW):
+                clip_after_aggregation(inner)
+            self.optimizer.build(self.trainable_variables)
+            if self._compile_metrics is not None:
+                self._compile_metrics.build(*self.example_targets())
+
+    # One step, on one replica.
+
+    def train_step(self, data) -> None:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            with step_seed(self.seed, self.optimizer.iterations.value):
+                y_pred = self(x, training=True)
+            loss = self._global_loss(x, y, y_pred, sample_weight)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self._measure(x, y, y_pred, sample_weight)
+
+    def test_step(self, data) -> None:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._measure(x, y, self(x, training=False), sample_weight)
+
+    def _global_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
+        """Returns this replica's share of the global batch's loss: the shares of all replicas add up to it."""
+        losses, weights = self.weighted_losses(x, y, y_pred, sample_weight)
+        replica = tf.distribute.get_replica_context()
+        total_weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * weights), total_weight)
+        if self.losses:
+            loss += tf.add_n([tf.cast(term, tf.float32) for term in self.losses]) / replica.num_replicas_in_sync
+        return loss
+
+    def _measure(self, x, y, y_pred, sample_weight) -> None:
+        losses, weights = self.weighted_losses(x, y, y_pred, sample_weight)
+        self._loss_tracker.update_state(losses, sample_weight=weights)
+        if self._compile_metrics is not None:
+            labels, predictions, counted = self.metric_inputs(x, y, y_pred, sample_weight)
+            self._compile_metrics.update_state(labels, predictions, sample_weight=counted)
+        if "segment_ids" in x:
+            self._real_tokens.update_state(tf.reduce_sum(tf.cast(x["segment_ids"] > 0, tf.float32)))
+        else:
+            self._real_tokens.update_state(tf.cast(tf.size(x["token_ids"]), tf.float32))
+
+    # Many steps, on all replicas.
+
+    def make_train_function(self, force: bool = False):
+        if self.train_function is None or force:
+            self.train_function = self._stepper(self.train_step)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False):
+        if self.test_function is None or force:
+            self.test_function = self._stepper(self.test_step)
+        return self.test_function
+
+    def _stepper(self, step):
+        strategy = self.distribute_strategy
+        if self.jit_compile and not self.run_eagerly:
+            step = tf.function(step, jit_compile=True, autograph=False)
+
+        def run(iterator):
+            for _ in range(self.steps_per_execution):
+                data = next(iterator)
+                strategy.run(step, args=(data,))
+
+        if not self.run_eagerly:
+            run = tf.function(run, reduce_retracing=True, autograph=False)
+
+        def function(iterator) -> dict[str, Any]:
+            if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+                # `train_on_batch` and `test_on_batch` give a generator of one batch.
+                iterator = iter(tf.data.Dataset.from_tensors(next(iterator)))
+            try:
+                run(iterator)
+            except tf.errors.OutOfRangeError:
+                raise StopIteration from None
+            return self.get_metrics_result()
+
+        return function
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Nothing: the model, its optimiser and its loss are built by now."""
+
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        self._clock = None
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns each metric's value so far and `real_tokens_per_second` (padding not counted)."""
+        results = {name: value for name, value in super().get_metrics_result().items() if name != "real_tokens"}
+        now, tokens = time.perf_counter(), float(self._real_tokens.result())
+        if self._clock is None:
+            # The first step of an epoch may include tracing: the rate counts from its end.
+            self._clock = (now, tokens)
+        elif tokens > self._clock[1]:
+            self._rate = (tokens - self._clock[1]) / (now - self._clock[0])
+        return {**results, "real_tokens_per_second": self._rate}

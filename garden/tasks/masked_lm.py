@@ -1,0 +1,218 @@
+"""Masked language modelling: what stood where the masks are (Devlin et al., 2019).
+
+Shapes: E texts of a batch, R rows, T row length, P masked places a row, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from garden.tasks.batching import pad
+from garden.tasks.examples import as_examples
+from garden.tasks.task import Task
+
+CANDIDATES = 5
+"""How many candidates for a mask an answer names."""
+
+
+class MaskedLM(Task):
+    """A backbone with a masked-LM head.
+
+        model = MaskedLM.from_pretrained(directory)
+        model.predict_text("Paris is the [MASK] of France.")   # [{"token": "capital", "score": 0.99, "text": "..."}, ...]
+        model.fit(texts)
+
+    Called with `{"token_ids": [B,T], ...}` it returns logits [B,T,V]; with `mask_positions` [B,P] only those places', [B,P,V].
+
+    Args:
+        mask_rate: share of each row's tokens that are predicted. Of these, 80 % become the mask, 10 % a random token, and
+            10 % stay.
+        others: see `Task`. `row_length` is the rows' length while training.
+    """
+
+    name_in_configs = "masked-lm"
+
+    def __init__(self, backbone, tokenizer, head, *, mask_rate: float = 0.15, row_length: int = 128, **kwargs):
+        super().__init__(backbone, tokenizer, head, row_length=row_length, **kwargs)
+        if not 0 < mask_rate < 1:
+            raise ValueError(f"mask_rate: expected a share between 0 and 1, got {mask_rate}")
+        if tokenizer.mask_id is None:
+            raise ValueError("the tokenizer has no mask token: it cannot serve a masked-LM task")
+        self.mask_rate = mask_rate
+
+    @classmethod
+    def build_on(cls, backbone, tokenizer, **options):
+        head_class = backbone.family.heads[cls.name_in_configs]
+        return cls(backbone, tokenizer, head_class(backbone, dtype=backbone.dtype_policy, name="head"), **options)
+
+    @classmethod
+    def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
+        return dict(options)
+
+    # Network.
+
+    def call(self, inputs, training: bool = False) -> tf.Tensor:
+        outputs = self.backbone(inputs, read_positions=inputs.get("mask_positions"), training=training)
+        return self.head(outputs, training=training)
+
+    def default_loss(self) -> keras.losses.Loss:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def default_metrics(self) -> list:
+        return [keras.metrics.SparseCategoricalAccuracy(name="masked_accuracy")]
+
+    def weighted_losses(self, x, y, y_pred, sample_weight):
+        labels, logits, weights = self._flat(y, y_pred, sample_weight)
+        return tf.cast(self._loss_of_examples(labels, logits), tf.float32), weights
+
+    def metric_inputs(self, x, y, y_pred, sample_weight):
+        labels, logits, weights = self._flat(y, y_pred, sample_weight)
+        return labels, logits, tf.cast(weights > 0, tf.float32)
+
+    def example_targets(self):
+        return tf.zeros([1], tf.int32), tf.zeros([1, self.backbone.config.vocab_size])
+
+    def _flat(self, y, y_pred, sample_weight):
+        """Returns labels [M], logits [M,V] and weights [M] of all rows' masks in one line."""
+        labels = tf.reshape(y, [-1])
+        weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)
+        return labels, tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32), tf.reshape(weights, [-1])
+
+    # Inputs.
+
+    def label_values(self, labels):
+        if labels is not None:
+            raise ValueError("labels: masked language modelling makes its own; give texts only")
+
+    def inputs(self, batch, *, training, seed):
+        x = self.batched(batch["text"], batch.get("pair"), training=training)
+        x.pop("text_positions"), x.pop("text_index")
+        masked = mask_tokens(
+            x["token_ids"],
+            self._maskable(x["token_ids"], x["segment_ids"]),
+            seed,
+            rate=self.mask_rate,
+            mask_id=self.tokenizer.mask_id,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+        )
+        x = {**x, "token_ids": masked["token_ids"], "mask_positions": masked["mask_positions"]}
+        return x, masked["mask_ids"], masked["mask_weights"]
+
+    def _maskable(self, token_ids: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
+        special = tf.constant(self.tokenizer.special_ids)
+        return (segment_ids > 0) & ~tf.reduce_any(token_ids[:, :, None] == special, axis=-1)
+
+    # Answers.
+
+    def answer(self, texts: tf.Tensor, pairs: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns the likeliest tokens for each text's first mask, in the graph.
+
+        `tokens` [E,K] string, `scores` [E,K] float32, likeliest first. A text without a mask has empty tokens with score 0.
+        """
+        token_ids, positions, rows = self._masks(texts)
+        first = tf.math.unsorted_segment_min(tf.range(tf.size(rows)), rows, tf.size(texts))
+        has_mask = first < tf.size(rows)
+        place = tf.where(has_mask, tf.gather(tf.pad(positions, [[0, 1]]), tf.minimum(first, tf.size(rows))), 0)
+        logits = self({**token_ids, "mask_positions": place[:, None]})[:, 0]
+        scores, ids = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), CANDIDATES)
+        tokens = tf.gather(tf.constant(self.tokenizer.vocabulary), ids)
+        return {
+            "tokens": tf.where(has_mask[:, None], tokens, ""),
+            "scores": tf.where(has_mask[:, None], scores, 0.0),
+        }
+
+    def predict_text(self, texts, batch_size: int = 32, candidates: int = CANDIDATES) -> list:
+        """Returns, for one text, its mask's candidates, likeliest first: `{"token", "score", "text"}` each.
+
+        A list of texts gives a list of such lists; a text with several masks has a list of candidates for each of them.
+        ValueError for a text without a mask.
+        """
+        examples = as_examples([texts] if isinstance(texts, str) else texts)
+        answers = []
+        for start in range(0, len(examples), batch_size):
+            part = examples[start : start + batch_size]
+            x, positions, rows = self._masks(tf.constant(part.texts))
+            masks_of = [np.flatnonzero(rows.numpy() == row) for row in range(len(part))]
+            if missing := [text for text, masks in zip(part.texts, masks_of, strict=True) if not len(masks)]:
+                mask = self.tokenizer.vocabulary[self.tokenizer.mask_id]
+                raise ValueError(f"no {mask} in the text {missing[0]!r}; write {mask} where a word is wanted")
+            most = max(len(masks) for masks in masks_of)
+            places = np.zeros([len(part), most], np.int32)
+            for row, masks in enumerate(masks_of):
+                places[row, : len(masks)] = positions.numpy()[masks]
+            logits = tf.cast(self({**x, "mask_positions": places}), tf.float32)
+            scores, ids = (part.numpy() for part in tf.math.top_k(tf.nn.softmax(logits), candidates))
+            token_ids, lengths = x["token_ids"].numpy(), (x["segment_ids"].numpy() > 0).sum(axis=1)
+            for row, masks in enumerate(masks_of):
+                ids_of_row = token_ids[row, : lengths[row]]
+                found = [
+                    self._candidates(ids_of_row, places[row, i], ids[row, i], scores[row, i]) for i in range(len(masks))
+                ]
+                answers.append(found[0] if len(found) == 1 else found)
+        return answers[0] if isinstance(texts, str) else answers
+
+    def _masks(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Returns texts one a row, and their masks' positions [M] and rows [M], in order."""
+        encoded = self.tokenizer.encode(texts, max_length=self.sequence_length)
+        x = pad(encoded.token_ids, encoded.type_ids, pad_id=self.tokenizer.pad_id or 0)
+        x.pop("text_positions"), x.pop("text_index")
+        places = tf.cast(tf.where(x["token_ids"] == self.tokenizer.mask_id), tf.int32)
+        return x, places[:, 1], places[:, 0]
+
+    def _candidates(
+        self, token_ids: np.ndarray, place: int, ids: np.ndarray, scores: np.ndarray
+    ) -> list[dict[str, Any]]:
+        filled = np.repeat(token_ids[None], len(ids), axis=0)
+        filled[:, place] = ids
+        texts = [text.decode() for text in self.tokenizer.detokenize(filled).numpy()]
+        return [
+            {"token": self.tokenizer.vocabulary[token], "score": float(score), "text": text}
+            for token, score, text in zip(ids, scores, texts, strict=True)
+        ]
+
+
+def mask_tokens(
+    token_ids: tf.Tensor, maskable: tf.Tensor, seed: tf.Tensor, *, rate: float, mask_id: int, vocabulary_size: int
+) -> dict[str, tf.Tensor]:
+    """Chooses tokens to predict and hides them as BERT does: 80 % masked, 10 % replaced at random, 10 % kept.
+
+    Args:
+        token_ids, maskable: [R,T] int32 and bool.
+        seed: [2] int32; the same seed chooses the same.
+        rate: share of each row's maskable tokens to choose, at least one where there is one.
+
+    Returns:
+        `token_ids` [R,T]; `mask_positions`, `mask_ids` [R,P] int32 and `mask_weights` [R,P] float32, 0 where a row has
+        fewer; P = ceil(rate * T).
+    """
+    shape = tf.shape(token_ids)
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+    places = tf.cast(tf.math.ceil(rate * tf.cast(shape[1], tf.float32)), tf.int32)
+    # The places with the highest random numbers; those that may not be masked rank below all others.
+    ranks = tf.where(maskable, tf.random.stateless_uniform(shape, seeds[0]), -1.0)
+    positions = tf.sort(tf.math.top_k(ranks, places).indices, axis=-1)
+    possible = tf.reduce_sum(tf.cast(maskable, tf.int32), axis=1)
+    wanted = tf.cast(tf.round(rate * tf.cast(possible, tf.float32)), tf.int32)
+    wanted = tf.minimum(tf.maximum(wanted, 1), possible)
+    chosen_ranks = tf.gather(ranks, positions, batch_dims=1)
+    order = tf.argsort(tf.argsort(chosen_ranks, axis=-1, direction="DESCENDING"), axis=-1)
+    counted = order < wanted[:, None]
+    originals = tf.gather(token_ids, positions, batch_dims=1)
+    fate = tf.random.stateless_uniform(tf.shape(positions), seeds[1])
+    randoms = tf.random.stateless_uniform(tf.shape(positions), seeds[2], 0, vocabulary_size, tf.int32)
+    hidden = tf.where(fate < 0.8, mask_id, tf.where(fate < 0.9, randoms, originals))
+    hidden = tf.where(counted, hidden, originals)
+    rows = tf.broadcast_to(tf.range(shape[0])[:, None], tf.shape(positions))
+    return {
+        "token_ids": tf.tensor_scatter_nd_update(token_ids, tf.stack([rows, positions], axis=-1), hidden),
+        "mask_positions": positions,
+        "mask_ids": originals,
+        "mask_weights": tf.cast(counted, tf.float32),
+    }

@@ -1,0 +1,129 @@
+"""How tasks are trained unless the user says otherwise: AdamW, a linear schedule, clipping after aggregation."""
+
+from types import MethodType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("garden")
+class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to `peak` over the first `warmup` share of `steps`, then falls linearly to zero.
+
+    Steps count from `begin`, so that a second `fit` has a schedule of its own. Without `steps` (a dataset of unknown length) the
+    rate stays at `peak`.
+    """
+
+    def __init__(self, peak: float, *, steps: int | None = None, warmup: float = 0.1, begin: int = 0):
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup: expected a share of the steps from 0 to 1, got {warmup}")
+        self.peak, self.steps, self.warmup, self.begin = peak, steps, warmup, begin
+
+    def __call__(self, step):
+        if not self.steps:
+            return tf.constant(self.peak, tf.float32)
+        # The first step is 1: no step is spent on a learning rate of zero.
+        done = tf.cast(step - self.begin, tf.float32)
+        rising = max(round(self.steps * self.warmup), 1)
+        up = (done + 1) / rising
+        down = (self.steps - done) / max(self.steps - rising + 1, 1)
+        return self.peak * tf.clip_by_value(tf.minimum(up, down), 0.0, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "begin": self.begin}
+
+
+@keras.saving.register_keras_serializable("garden")
+class AdamW(keras.optimizers.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), one fused operation a variable.
+
+    The same update as `torch.optim.AdamW` (epsilon is added to the bias-corrected root). Variables of rank 0 and 1, which are norms
+    and biases, are not decayed. `global_clipnorm` limits the norm of the whole aggregated gradient.
+    """
+
+    def __init__(
+        self,
+        learning_rate=5e-5,
+        *,
+        weight_decay: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        global_clipnorm: float | None = 1.0,
+        name: str = "adamw",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            global_clipnorm=global_clipnorm,
+            name=name,
+            **kwargs,
+        )
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        clip_after_aggregation(self)
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+
+    def _use_weight_decay(self, variable) -> bool:
+        return len(variable.shape) > 1
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One variable's update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        beta_2_power = tf.pow(tf.constant(self.beta_2, variable.dtype), step)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=tf.pow(tf.constant(self.beta_1, variable.dtype), step),
+            beta2_power=beta_2_power,
+            lr=tf.cast(learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            # The operation adds epsilon before the bias correction, the paper after it.
+            epsilon=self.epsilon * tf.sqrt(1 - beta_2_power),
+            grad=gradient,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+def clip_after_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes a Keras optimiser clip what all replicas' gradients add up to; by itself it clips each replica's own.
+
+    Gradients that are lists of rows (of embeddings) are made dense first: their norm is wrong while a row occurs twice.
+    Losses are scaled to the global batch (`distributed.DistributedModel`), so a plain sum aggregates.
+    """
+    clip = optimizer._clip_gradients
+    aggregate = optimizer._all_reduce_sum_gradients
+
+    def aggregate_and_clip(self, grads_and_vars):
+        dense = [(None if grad is None else tf.convert_to_tensor(grad), variable) for grad, variable in grads_and_vars]
+        grads, variables = zip(*aggregate(dense), strict=True)
+        present = iter(_clipped([grad for grad in grads if grad is not None]))
+        return [(None if grad is None else next(present), var) for grad, var in zip(grads, variables, strict=True)]
+
+    def _clipped(grads):
+        limit = optimizer.global_clipnorm
+        if not limit:
+            return clip(grads)
+        norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(grad), tf.float32) for grad in grads]))
+
+        def scaled():
+            scale = limit / norm
+            return [grad * tf.cast(scale, grad.dtype) for grad in grads]
+
+        # Most of the cost of clipping is writing gradients that need none.
+        return tf.cond(norm > limit, scaled, lambda: [tf.identity(grad) for grad in grads])
+
+    optimizer._all_reduce_sum_gradients = MethodType(aggregate_and_clip, optimizer)
+    optimizer._clip_gradients = lambda grads: grads

@@ -1,0 +1,437 @@
+"""What every task shares: a backbone, a tokenizer and a head, trained on raw texts and asked with raw texts.
+
+A task is one file that says what its head is, how texts and labels become inputs, what a batch's losses are, and how an
+answer reads. Shapes: E texts of a batch, R rows of several texts each, Q texts in a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from garden.checkpoints import huggingface
+from garden.checkpoints.weight_map import dump
+from garden.models.backbone import Backbone, combined, family_of, head_tensors, load_weights, open_weights
+from garden.tasks.batching import pack, pad, unpack
+from garden.tasks.distributed import DistributedModel
+from garden.tasks.examples import as_examples
+from garden.tasks.optimization import AdamW, LinearSchedule
+from garden.tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+BATCHING = ("packed", "padded")
+
+
+class Task(DistributedModel):
+    """Base of the task classes.
+
+    Args:
+        backbone: a `garden.Backbone`.
+        tokenizer: a `garden.Tokenizer`.
+        head: a layer from the backbone's outputs to logits.
+        sequence_length: tokens of a text at most, special tokens included; longer texts are truncated. Default: what backbone and
+            tokenizer allow.
+        batching: "packed" puts several texts in one row, which wastes least and is fastest (benchmarks/results);
+            "padded" gives each text a row of its own.
+        row_length: with "packed", the shortest row while training.
+        seed: of dropout, shuffling and, where the task has them, masks.
+    """
+
+    name_in_configs: ClassVar[str]
+    """The task's name in run configs and in families' `heads`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: Tokenizer,
+        head: keras.layers.Layer,
+        *,
+        sequence_length: int | None = None,
+        batching: str = "packed",
+        row_length: int = 64,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, dtype=backbone.dtype_policy, **kwargs)
+        if batching not in BATCHING:
+            raise ValueError(f'batching: expected one of {", ".join(BATCHING)}, got "{batching}"')
+        limits = [getattr(backbone.config, "max_position_embeddings", None), tokenizer.model_max_length]
+        limits = [limit for limit in limits if limit]
+        if sequence_length is not None and limits and not 2 < sequence_length <= min(limits):
+            raise ValueError(f"sequence_length: expected 3 to {min(limits)} tokens, got {sequence_length}")
+        if tokenizer.vocabulary_size > backbone.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocabulary_size} tokens, the network only {backbone.config.vocab_size} "
+                "embeddings: they do not belong together"
+            )
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.head = head
+        self.sequence_length = sequence_length or (min(limits) if limits else None)
+        self.batching, self.row_length = batching, row_length
+        self._default_rate: float | None = None
+        self.built = True
+
+    # Making one, and keeping it.
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        dtype: str | None = None,
+        new_head: bool = False,
+        strict: bool = True,
+        **options: Any,
+    ):
+        """Opens a directory in the Hugging Face layout: config.json, weights, tokenizer.
+
+        Weights of the task's head that the checkpoint lacks are new, drawn with `seed`; a warning names them.
+
+        Args:
+            directory: the checkpoint.
+            dtype: a Keras dtype policy: "float32", "mixed_bfloat16", "mixed_float16".
+            new_head: start from a new head even where the checkpoint has one.
+            strict: whether a missing or unknown tensor of the backbone is an error.
+            options: the task's own, such as `labels`, and `Task`'s: `sequence_length`, `batching`, `seed`, ...
+
+        Raises FileNotFoundError and ValueError, each naming the file and what is wrong with it.
+        """
+        values = huggingface.read_config(directory)
+        where = Path(directory) / huggingface.CONFIG_FILE
+        family = family_of(values, where)
+        if cls.name_in_configs not in family.heads:
+            raise ValueError(f'{where}: family "{family.model_type}" has no head for {cls.name_in_configs}')
+        config = family.config.from_dict(values, where)
+        tokenizer = Tokenizer.from_pretrained(directory)
+        head_class = family.heads[cls.name_in_configs]
+        options = {**values.get("garden", {}), **options}
+        with open_weights(directory, family) as weights:
+            trained_head = not new_head and head_class.marker in weights
+            options = cls.options_of(values, where, weights if trained_head else None, head_class, options)
+            keras.utils.set_random_seed(options.get("seed", 0))
+            backbone = family.backbone(config, dtype=dtype, **head_class.backbone_parts)
+            model = cls.build_on(backbone, tokenizer, **options)
+            new = {} if trained_head else {"head": head_class.marker}
+            if head_class.backbone_parts.get("pooler") and "pooler.dense.weight" not in weights:
+                new["pooler"] = "pooler.dense.weight"
+            if new:
+                logger.warning(
+                    "%s has no weights for the %s: it starts from random ones", directory, " and the ".join(new)
+                )
+            load_weights(
+                backbone,
+                {"head": model.head} if trained_head else {},
+                weights,
+                strict=strict,
+                ignore=head_tensors(weights, backbone),
+            )
+        return model
+
+    @classmethod
+    def build_on(cls, backbone: Backbone, tokenizer: Tokenizer, **options: Any):
+        """Makes the task with a new head on a backbone; `options` as `from_pretrained` takes them."""
+        raise NotImplementedError(f"{cls.__name__} has to say how it is made")
+
+    @classmethod
+    def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
+        """Returns the options of `build_on` from what is asked for and what a checkpoint says (weights: None for a new head)."""
+        return dict(options)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json, model.safetensors and the tokenizer's files, which other tools open too."""
+        variables, rules = combined(self.backbone, {"head": self.head})
+        prefix = self.backbone.family.prefix
+        own = {name for rule in self.head.rules() for name in rule.tensors}
+        tensors = ((name if name in own else prefix + name, value) for name, value in dump(variables, rules))
+        huggingface.write_weights(directory, tensors)
+        self.tokenizer.save_pretrained(directory)
+        huggingface.write_config(directory, self.config_dict())
+
+    def config_dict(self) -> dict[str, Any]:
+        """Returns what config.json says of the task and its network."""
+        return {
+            **self.backbone.config_dict(),
+            "architectures": [self.backbone.family.architectures[self.name_in_configs]],
+            "garden": {"sequence_length": self.sequence_length},
+        }
+
+    # Training.
+
+    def compile(self, optimizer="auto", loss="auto", metrics="auto", *, learning_rate: float | None = None, **kwargs):
+        """As Keras's; what is left at "auto" is the task's own.
+
+        Args:
+            optimizer: "auto" is AdamW without decay on norms and biases, clipping at norm 1, and a learning rate that
+                rises over a tenth of the steps and falls to zero over the rest.
+            learning_rate: the highest, for "auto"; default 5e-5.
+            loss, metrics: as Keras takes them; a loss is averaged over the examples' weights.
+        """
+        self._default_rate = None
+        if optimizer == "auto":
+            self._default_rate = 5e-5 if learning_rate is None else learning_rate
+            optimizer = AdamW(LinearSchedule(self._default_rate))
+        elif learning_rate is not None:
+            raise ValueError("learning_rate goes with the default optimizer; give it to your own optimizer instead")
+        loss = self.default_loss() if isinstance(loss, str) and loss == "auto" else loss
+        metrics = self.default_metrics() if isinstance(metrics, str) and metrics == "auto" else metrics
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        loss = keras.losses.get(loss)
+        self._loss_of_examples = loss.call if isinstance(loss, keras.losses.Loss) else loss
+
+    def default_loss(self) -> keras.losses.Loss:
+        """Returns the task's loss."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its loss is")
+
+    def default_metrics(self) -> list:
+        """Returns the task's metrics, as Keras takes them."""
+        return []
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        validation_data=None,
+        validation_split: float = 0.0,
+        validation_batch_size: int | None = None,
+        shuffle: bool = True,
+        class_weight: Mapping | None = None,
+        sample_weight=None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        **kwargs,
+    ):
+        """Trains on raw texts; arguments as Keras's `fit`, and in addition:
+
+        Args:
+            x: a list of texts (with labels `y`); a tuple of two such lists, or a list of two-tuples, for pairs of texts; a
+                JSONL, CSV or TSV file with the fields `text` and `label`; `garden.read_examples(...)`; or a tf.data.Dataset, batched, of
+                texts, (texts, labels) or (texts, labels, weights). Labels are ids or names.
+            batch_size: texts in a step, for all replicas together; default 32. Datasets have their own.
+            validation_data: as `x`, or a pair (x, y).
+            class_weight: id or name of a class -> weight of its examples.
+
+        Returns Keras's History. Raises ValueError or TypeError, naming the value, for texts and labels that do not fit.
+        """
+        if not self.compiled:
+            self.compile()
+        size = batch_size or 32
+        if validation_split:
+            x, y, validation_data = _split(x, y, validation_split)
+        data = self.raw_dataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, class_weight=class_weight)
+        if validation_data is not None:
+            parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
+            validation_data = self.raw_dataset(*parts, batch_size=validation_batch_size or size)
+            validation_data = self.distributed_dataset(validation_data)
+        if self._default_rate is not None:
+            self._plan_rate((epochs - initial_epoch) * (steps_per_epoch or int(data.cardinality())))
+        return super().fit(
+            x=self.distributed_dataset(data, training=True),
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            validation_data=validation_data,
+            steps_per_epoch=steps_per_epoch,
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, y=None, batch_size: int | None = None, *, sample_weight=None, **kwargs):
+        """Returns loss and metrics; data as in `fit`, everything else as Keras's `evaluate`."""
+        if not kwargs.get("_use_cached_eval_dataset"):
+            if not self.compiled:
+                self.compile()
+            x = self.distributed_dataset(self.raw_dataset(x, y, sample_weight, batch_size=batch_size or 32))
+        return super().evaluate(x=x, **kwargs)
+
+    def predict(self, x, batch_size: int | None = None, **kwargs):
+        """Returns the logits of all texts, in their order; data as in `fit`, labels are not needed."""
+        data = self.raw_dataset(x, batch_size=batch_size or 32, labelled=False)
+        return super().predict(self.distributed_dataset(data), **kwargs)
+
+    def predict_step(self, data) -> tf.Tensor:
+        x = keras.utils.unpack_x_y_sample_weight(data)[0]
+        logits = tf.cast(self(x, training=False), tf.float32)
+        if "text_index" not in x:
+            return logits
+        return unpack(logits, x["text_index"], tf.reduce_max(tf.reshape(x["text_index"], [-1])) + 1)
+
+    def _plan_rate(self, steps: int) -> None:
+        begin = int(self.optimizer.iterations)
+        schedule = LinearSchedule(self._default_rate, steps=steps if steps > 0 else None, begin=begin)
+        self.optimizer.learning_rate = schedule
+        # The schedule is a constant of the compiled step.
+        self.train_function = None
+
+    # Answers.
+
+    def answer(self, texts: tf.Tensor, pairs: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns the answers to texts [E] as tensors whose first dimension is E: what an exported model gives, in the graph."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what it answers")
+
+    @functools.cached_property
+    def _compiled_answer(self):
+        return tf.function(self.answer, reduce_retracing=True, autograph=False)
+
+    # Inputs.
+
+    def raw_dataset(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = False,
+        class_weight: Mapping | None = None,
+        labelled: bool = True,
+    ) -> tf.data.Dataset:
+        """Returns batches of `{"text": [E], "pair": [E], "label": [E,...], "weight": [E]}` from whatever `fit` takes.
+
+        A dataset whose batches are network inputs already (dictionaries with `token_ids`) is returned as it is.
+        """
+        if isinstance(x, dict) and "token_ids" in x:
+            parts = tuple(part for part in (x, y, sample_weight) if part is not None)
+            x = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else (x,)).batch(batch_size)
+        if isinstance(x, tf.data.Dataset):
+            if y is not None or sample_weight is not None:
+                raise ValueError("a dataset brings its labels and weights; do not give them again")
+            if _is_prepared(x):
+                return x
+            fields = _named(x)
+        else:
+            examples = as_examples(x, y)
+            columns = {"text": examples.texts, "pair": examples.pairs, "weight": sample_weight}
+            if labelled:
+                columns["label"] = self.label_values(examples.labels)
+            columns = {name: values for name, values in columns.items() if values is not None}
+            fields = tf.data.Dataset.from_tensor_slices(columns)
+            if shuffle:
+                fields = fields.shuffle(len(examples), seed=self.seed, reshuffle_each_iteration=True)
+            fields = fields.batch(batch_size)
+        if not labelled:
+            return fields.map(lambda batch: {name: batch[name] for name in ("text", "pair") if name in batch})
+        return fields.map(lambda batch: self.labelled(batch, class_weight), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def label_values(self, labels: list | None) -> Any:
+        """Returns labels as the numbers that `inputs` expects, checked one by one; None for a task without labels."""
+        return labels
+
+    def labelled(self, batch: dict[str, tf.Tensor], class_weight: Mapping | None) -> dict[str, tf.Tensor]:
+        """Returns a raw batch with names of labels made ids, and class weights multiplied into the weights."""
+        return batch
+
+    def inputs(self, batch: dict[str, tf.Tensor], *, training: bool, seed: tf.Tensor) -> tuple:
+        """Returns (x, y, weights) of a raw batch: what `call` takes, and what the losses are made of; in the graph."""
+        raise NotImplementedError(f"{type(self).__name__} has to say how texts become inputs")
+
+    def batched(
+        self, texts: tf.Tensor, pairs: tf.Tensor | None = None, *, training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Returns texts as rows, the way `batching` says (see `batching.pack`)."""
+        encoded = self.tokenizer.encode(texts, pairs, max_length=self.sequence_length)
+        layout = {"pad_id": self.tokenizer.pad_id or 0, "multiple": 16 if training else 1}
+        if self.batching == "padded":
+            return pad(encoded.token_ids, encoded.type_ids, **layout)
+        row_length = min(self.row_length, self.sequence_length or self.row_length) if training else 1
+        return pack(encoded.token_ids, encoded.type_ids, row_length=row_length, **layout)
+
+    def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False) -> tf.data.Dataset:
+        """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number."""
+        if _is_prepared(raw):
+            return raw
+        if training:
+            seeds = tf.data.Dataset.random(self.seed, rerandomize_each_iteration=True)
+        else:
+            seeds = tf.data.Dataset.counter()
+        return (
+            tf.data.Dataset.zip(raw, seeds)
+            .map(
+                lambda batch, number: self.inputs(
+                    batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
+                ),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .prefetch(2)
+        )
+
+    def distributed_dataset(self, raw: tf.data.Dataset, *, training: bool = False):
+        """Returns the inputs as the strategy wants them: each global batch split evenly over the replicas.
+
+        Batches are split as raw examples, before they are laid out in rows, so that global batch i has the same examples
+        on any number of replicas.
+        """
+        strategy = self.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if replicas == 1:
+            return self.prepared_dataset(raw, training=training)
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            local = replicas // context.num_input_pipelines
+            first = context.input_pipeline_id * local
+            parts = raw.flat_map(
+                lambda *batch: tf.data.Dataset.range(first, first + local).map(
+                    lambda part: _part(batch, part, replicas)
+                )
+            )
+            return self.prepared_dataset(parts, training=training)
+
+        return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _is_prepared(dataset: tf.data.Dataset) -> bool:
+    spec = dataset.element_spec
+    first = spec[0] if isinstance(spec, tuple) else spec
+    return isinstance(first, dict) and "token_ids" in first
+
+
+def _named(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a user's dataset with its parts named; TypeError for one that does not hold batches of texts."""
+    spec = dataset.element_spec
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    texts = parts[0]
+    columns = list(texts.values()) if isinstance(texts, dict) else list(texts) if isinstance(texts, tuple) else [texts]
+    right = (
+        1 <= len(parts) <= 3
+        and 1 <= len(columns) <= 2
+        and all(isinstance(column, tf.TensorSpec) and column.dtype == tf.string for column in columns)
+    )
+    if not right:
+        raise TypeError(f"dataset: expected elements of texts, (texts, labels) or (texts, labels, weights), got {spec}")
+    if any(column.shape.rank != 1 for column in columns):
+        raise TypeError(f"dataset: expected batches of texts, got texts of shape {columns[0].shape}; add .batch(32)")
+
+    def name(*element):
+        texts, *others = element
+        sides = (
+            list(texts.values()) if isinstance(texts, dict) else list(texts) if isinstance(texts, tuple) else [texts]
+        )
+        return dict(zip(("text", "pair"), sides, strict=False)) | dict(zip(("label", "weight"), others, strict=False))
+
+    return dataset.map(name)
+
+
+def _part(batch: tuple, part: tf.Tensor, parts: int):
+    """Returns the examples of a raw batch that replica `part` of `parts` computes."""
+    batch = batch[0] if len(batch) == 1 else batch
+    count = tf.shape(tf.nest.flatten(batch)[0], out_type=tf.int64)[0]
+    return tf.nest.map_structure(lambda values: values[count * part // parts : count * (part + 1) // parts], batch)
+
+
+def _split(x, y, share: float) -> tuple:
+    """Returns training data, and the last `share` of it as validation data."""
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split: expected a share between 0 and 1, got {share}")
+    if isinstance(x, tf.data.Dataset):
+        raise ValueError("validation_split needs lists or a file; split a dataset with take and skip")
+    examples = as_examples(x, y)
+    cut = len(examples) - max(round(len(examples) * share), 1)
+    return examples[:cut], None, examples[cut:]
