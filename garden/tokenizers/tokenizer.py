@@ -1,0 +1,318 @@
+"""What every tokenizer shares: calling, encoding, detokenizing, its vocabulary and special tokens, files.
+
+Letters: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from garden.tokenizers.added_tokens import AddedToken
+from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, apply_template
+from garden.tokenizers.vocabulary import Vocabulary
+
+_NO_LIMIT = 2**31 - 1
+
+
+class _Graphs:
+    """The traced functions of one tokenizer, made when first called eagerly.
+
+    A plain object, so that a model which holds a tokenizer exports its own graph and not these.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._made: dict[tuple, tf.types.experimental.PolymorphicFunction] = {}
+
+    def run(self, tensors: tuple, spans: bool, truncation: str, special: bool, limited: bool) -> Encoding:
+        """`Tokenizer._graph` on [texts] or [texts, pairs] and, if limited, max_length."""
+        key = (len(tensors), spans, truncation, special, limited)
+        if key not in self._made:
+            signature = [tf.TensorSpec([None], tf.string)] * (len(tensors) - limited)
+            signature += [tf.TensorSpec([], tf.int64)] * limited
+
+            def traced(*args):
+                texts, pairs = (*args[: len(args) - limited], None)[:2]
+                max_length = args[-1] if limited else None
+                return self._tokenizer._graph(texts, pairs, max_length, spans, truncation, special)
+
+            self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
+        try:
+            return self._made[key](*tensors)
+        except tf.errors.InvalidArgumentError as error:  # max_length does not fit: said in the graph
+            raise ValueError(_first_line(error)) from None
+
+    def detokenize(self, ids: tf.RaggedTensor, skip_special_tokens: bool) -> tf.Tensor:
+        """`Tokenizer._detokenize_graph`."""
+        key = ("detokenize", skip_special_tokens)
+        if key not in self._made:
+            signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.int64)]
+            traced = lambda values, splits: self._tokenizer._detokenize_graph(values, splits, skip_special_tokens)
+            self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
+        return self._made[key](ids.values, ids.row_splits)
+
+
+class Tokenizer(tf.Module):
+    """Text to ids and back, as graphs of core TensorFlow operations.
+
+    Usable eagerly, inside tf.function and tf.data.Dataset.map, and in a SavedModel that holds it; all its tables are
+    constants, so an export has no assets or lookup tables to initialise. Bytes that are not valid UTF-8 are read as
+    U+FFFD. Load one with `Tokenizer.from_pretrained(directory)`.
+
+    A subclass defines `_tokenize`, `_decoded` and `_to_files`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        *,
+        roles: Mapping[str, str],
+        added_tokens: Sequence[AddedToken] | None,
+        template: Template | None,
+        model_max_length: int | None,
+        split_special_tokens: bool,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self._vocabulary = Vocabulary(vocabulary, roles, added_tokens)
+        if template is None:
+            template = Template()
+            if self.cls_id is not None and self.sep_id is not None:
+                named = self._vocabulary.roles
+                template = Template.bert((named["cls"], self.cls_id), (named["sep"], self.sep_id))
+        self.template = template
+        self.model_max_length = model_max_length
+        self.split_special_tokens = split_special_tokens
+        self._graphs = _Graphs(self)
+        self._decoded_constants: tuple[tf.Tensor, tf.Tensor] | None = None  # most tokenizers never detokenize
+
+    def __setattr__(self, name, value):
+        # All tables are constants, which need no tracking; TensorFlow would wrap every list and dictionary.
+        object.__setattr__(self, name, value)
+
+    # ---- Calling -------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        texts: Sequence[str] | tf.Tensor,
+        pairs: Sequence[str] | tf.Tensor | None = None,
+        max_length: int | tf.Tensor | None = None,
+        truncation: str = "longest_first",
+    ) -> tf.RaggedTensor:
+        """Token ids of a batch of texts, special tokens included: RaggedTensor [B,(T)] int32.
+
+        texts: list of str or bytes, or string tensor [B]; pairs: as many second texts. max_length counts special tokens
+        (None: no limit; whatever tokenizer.json says of truncation and padding is not applied). truncation:
+        "longest_first", "only_first" or "only_second". Raises ValueError or, inside a graph, InvalidArgumentError when
+        max_length is too small; TypeError when texts is not a batch, such as a single string.
+        """
+        return self._run(texts, pairs, max_length, truncation, True, spans=False).token_ids
+
+    def encode(
+        self,
+        texts: Sequence[str] | tf.Tensor,
+        pairs: Sequence[str] | tf.Tensor | None = None,
+        max_length: int | tf.Tensor | None = None,
+        truncation: str = "longest_first",
+        add_special_tokens: bool = True,
+    ) -> Encoding:
+        """Token ids with type ids, character spans in the source texts, and which are the template's own.
+
+        Arguments and errors as when called. Every field of the Encoding is a RaggedTensor [B,(T)].
+        """
+        return self._run(texts, pairs, max_length, truncation, add_special_tokens, spans=True)
+
+    def _run(self, texts, pairs, max_length, truncation, add_special_tokens, spans) -> Encoding:
+        if truncation not in TRUNCATIONS:
+            raise ValueError(f"truncation: expected one of {', '.join(TRUNCATIONS)}, got {truncation!r}")
+        if truncation == "only_second" and pairs is None:
+            raise ValueError('truncation: "only_second" needs pairs')
+        tensors = [_as_batch(texts, "texts")]
+        if pairs is not None:
+            tensors.append(_as_batch(pairs, "pairs"))
+            counts = [tensor.shape[0] for tensor in tensors]
+            if None not in counts and counts[0] != counts[1]:
+                raise ValueError(f"pairs: expected as many as texts, {counts[0]}, got {counts[1]}")
+        if max_length is not None:
+            if not tf.is_tensor(max_length):
+                max_length = self._check_length(max_length, pairs is not None, add_special_tokens)
+            tensors.append(tf.cast(max_length, tf.int64))
+        limited = max_length is not None
+        if tf.executing_eagerly():
+            return self._graphs.run(tuple(tensors), spans, truncation, add_special_tokens, limited)
+        texts, pairs = (*tensors[: len(tensors) - limited], None)[:2]
+        return self._graph(texts, pairs, tensors[-1] if limited else None, spans, truncation, add_special_tokens)
+
+    def _check_length(self, max_length, pair: bool, add_special_tokens: bool) -> int:
+        if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
+            raise TypeError(f"max_length: expected an integer, a scalar tensor or None, got {max_length!r}")
+        least = sum(len(part.ids) for part in self.template.parts(pair, add_special_tokens))
+        if max_length < least:
+            raise ValueError(
+                f"max_length must be at least {least}, the number of special tokens added, got {max_length}"
+            )
+        return min(int(max_length), _NO_LIMIT)
+
+    def _graph(self, texts, pairs, max_length, spans, truncation, add_special_tokens) -> Encoding:
+        with tf.device("CPU:0"):  # strings live there, and small steps are not worth sending elsewhere
+            parts = self.template.parts(pairs is not None, add_special_tokens)
+            first = self._tokenize(texts, spans)
+            second = None if pairs is None else self._tokenize(pairs, spans)
+            return apply_template(parts, first, second, max_length, truncation)
+
+    def _tokenize(self, texts: tf.Tensor, spans: bool) -> Pieces:
+        """The tokens of each text, [B] string, without special tokens, in the graph."""
+        raise NotImplementedError
+
+    # ---- Back to text --------------------------------------------------------------------------------------------
+
+    def detokenize(self, ids, skip_special_tokens: bool = True) -> tf.Tensor:
+        """Texts of token ids: [B] string, UTF-8.
+
+        ids: RaggedTensor [B,(T)], tensor [B,T] or list of lists, of integers. Ids that the vocabulary does not have
+        are left out; so are special tokens unless told otherwise. Follows `tokenizers.Tokenizer.decode`.
+        """
+        if not isinstance(ids, tf.RaggedTensor):
+            if not tf.is_tensor(ids) and not isinstance(ids, np.ndarray):
+                try:
+                    ids = tf.ragged.constant(ids, dtype=tf.int64, ragged_rank=1)
+                except (TypeError, ValueError):
+                    raise TypeError(f"ids: expected a batch, a list of lists of integers, got {ids!r:.80}") from None
+            else:
+                ids = tf.convert_to_tensor(ids)
+                if ids.shape.rank != 2 or not ids.dtype.is_integer:
+                    raise TypeError(
+                        f"ids: expected integers of shape [batch, tokens], got {ids.dtype.name} {ids.shape}"
+                    )
+                ids = tf.RaggedTensor.from_tensor(ids)
+        ids = tf.cast(ids, tf.int64).with_row_splits_dtype(tf.int64)
+        if tf.executing_eagerly():
+            return self._graphs.detokenize(ids, skip_special_tokens)
+        return self._detokenize_graph(ids.values, ids.row_splits, skip_special_tokens)
+
+    def _detokenize_graph(self, values, splits, skip_special_tokens: bool) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            first, later = self._decoded_tensors()
+            known = tf.constant(self._known(skip_special_tokens))
+            inside = (values >= 0) & (values < self.vocabulary_size)
+            kept = tf.where(inside & tf.gather(known, tf.where(inside, values, 0)))[:, 0]
+            values = tf.gather(values, kept)
+            splits = tf.searchsorted(kept, splits, side="left", out_type=tf.int64)
+            leads = tf.gather(splits, tf.where(splits[1:] > splits[:-1])[:, 0])  # where each text begins
+            strings = tf.tensor_scatter_nd_update(
+                tf.gather(later, values), leads[:, None], tf.gather(first, tf.gather(values, leads))
+            )
+            return tf.strings.reduce_join(tf.RaggedTensor.from_row_splits(strings, splits, validate=False), axis=1)
+
+    def _known(self, skip_special_tokens: bool) -> np.ndarray:
+        known = np.ones(self.vocabulary_size, bool)
+        known[[token.id for token in self.added_tokens if token.special and skip_special_tokens]] = False
+        return known
+
+    def _decoded_tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._decoded_constants is None:
+            with tf.init_scope(), tf.device("CPU:0"):
+                self._decoded_constants = tuple(tf.constant(strings) for strings in self._decoded())
+        return self._decoded_constants
+
+    def _decoded(self) -> tuple[list[str], list[str]]:
+        """What each token of the vocabulary adds to a text, as its first token and as a later one."""
+        raise NotImplementedError
+
+    # ---- Vocabulary ----------------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """All tokens in id order, added ones included; not to be changed."""
+        return self._vocabulary.tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return len(self._vocabulary.tokens)
+
+    @property
+    def added_tokens(self) -> tuple[AddedToken, ...]:
+        """Tokens that are matched as they stand, special ones among them."""
+        return self._vocabulary.added_tokens
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of all special tokens, ascending: those with a role, and added tokens that say so."""
+        named = {self.id_of(token) for token in self._vocabulary.roles.values()}
+        return tuple(sorted(named | {token.id for token in self.added_tokens if token.special}))
+
+    def id_of(self, token: str) -> int:
+        """The id of a token; ValueError if the vocabulary does not have it."""
+        if token not in self._vocabulary.ids:
+            raise ValueError(f'"{token}" is not a token of this vocabulary of {self.vocabulary_size}')
+        return self._vocabulary.ids[token]
+
+    pad_id = property(lambda self: self._vocabulary.id_of_role("pad"), doc="Id of the padding token, or None.")
+    unk_id = property(lambda self: self._vocabulary.id_of_role("unk"), doc="Id of the unknown token, or None.")
+    cls_id = property(lambda self: self._vocabulary.id_of_role("cls"), doc="Id that begins a text, or None.")
+    sep_id = property(lambda self: self._vocabulary.id_of_role("sep"), doc="Id that ends a text, or None.")
+    mask_id = property(lambda self: self._vocabulary.id_of_role("mask"), doc="Id of the mask token, or None.")
+
+    # ---- Files ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, split_special_tokens: bool = False) -> Tokenizer:
+        """Load the tokenizer of a directory in the Hugging Face layout.
+
+        Reads tokenizer.json, else vocab.txt, with tokenizer_config.json and special_tokens_map.json where they are
+        there. split_special_tokens: a special token written in a text is plain text. Raises FileNotFoundError, or
+        ValueError that names a broken file or a component that is not supported.
+        """
+        from garden.tokenizers.files import read_files
+        from garden.tokenizers.wordpiece_files import wordpiece_from_files
+
+        tokenizer = wordpiece_from_files(read_files(directory), split_special_tokens)
+        if not isinstance(tokenizer, cls):
+            raise TypeError(f"{directory} holds a {type(tokenizer).__name__}, not a {cls.__name__}")
+        return tokenizer
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write the tokenizer in the Hugging Face layout, so that `AutoTokenizer` gives the same ids."""
+        from garden.tokenizers.files import write_files
+
+        write_files(directory, self._to_files())
+
+    def _to_files(self) -> dict[str, str]:
+        """File name -> text."""
+        raise NotImplementedError
+
+
+def _as_batch(texts, name: str) -> tf.Tensor:
+    """Texts as a string tensor [B]; TypeError with the remedy for anything else."""
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{name}: expected a batch, a list of strings, got one string; write [{texts!r:.40}]")
+    if isinstance(texts, (list, tuple)):
+        for index, text in enumerate(texts):
+            if not isinstance(text, (str, bytes)):
+                if tf.is_tensor(text):
+                    break
+                raise TypeError(f"{name}[{index}]: expected a string, got {text!r:.80}")
+        texts = list(texts) or tf.zeros([0], tf.string)
+    try:
+        tensor = tf.convert_to_tensor(texts, tf.string)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}: a string is not valid Unicode ({error.reason}: {error.object!r:.80})") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a list of strings or a string tensor [batch], got {texts!r:.80}") from None
+    if tensor.shape.rank == 0:
+        raise TypeError(f"{name}: expected a batch of shape [batch], got a scalar; write tf.expand_dims({name}, 0)")
+    if tensor.shape.rank not in (1, None):
+        raise TypeError(f"{name}: expected shape [batch], got {tensor.shape}")
+    return tensor if tensor.shape.rank == 1 else tf.ensure_shape(tensor, [None])
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    """The message of an assertion in the graph, without the graph's names."""
+    text = error.message.strip()
+    start = max(text.find("max_length must"), text.find("truncation "), 0)
+    return text[start:].split("\n")[0].split("' b'")[0]
