@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import grpc
 import tensorflow as tf
 
@@ -58,6 +60,12 @@ class ModelLoadError(ValueError):
 
 class PortInUseError(OSError):
     """A port on which something else listens already."""
+
+    def __init__(self, host: str, port: int, option: str):
+        super().__init__(
+            f"port {port} on {host} is in use: stop what listens there, or choose another with {option} (0: a free one)"
+        )
+        self.errno = errno.EADDRINUSE
 
 
 def invalid_argument(message: str) -> StatusError:

@@ -349,7 +349,7 @@ def _add_to_feature(value: Any, name: str, feature: tf.train.Feature) -> None:
         feature.bytes_list.value.append(_strings([value], {type(value)})[0])
     elif type(value) is bool or (type(value) is int and -(2**63) <= value < 2**63):
         expect("int64_list")
-        feature.int64_list.value.append(value)
+        feature.int64_list.value.append(int(value))
     elif type(value) is int and 2**63 <= value < 2**64:
         raise invalid_argument(f"Feature: {_show(name)} has uint64 element. Only int64 is supported.")
     elif type(value) in (int, float):

@@ -1,7 +1,8 @@
 """numpy arrays -> the bodies of answers, as TF Serving's REST API writes them (tensorflow_serving/util/json_tensor.cc).
 
-Written as text, not through the json module: a float32 gets the digits that it needs and no more, NaN and infinities are
-literals, and strings leave as the bytes they are. Strings are object arrays of bytes.
+Written as text, not through the json module: a float32 gets the digits that it needs and no more, and NaN and infinities
+are literals. A string that is not UTF-8 is refused, where TF Serving sends a body that no JSON reader takes. Strings are
+object arrays of bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def predictions(outputs: Mapping[str, np.ndarray], *, rows: bool) -> bytes:
     else:
         columns = {name: _nest(_tokens(name, array), array.shape) for name, array in outputs.items()}
         text = f'{{"outputs": {_object(columns) if len(columns) > 1 else next(iter(columns.values()))}}}'
-    return _encode(text)
+    return text.encode()
 
 
 def classifications(labels: np.ndarray | None, scores: np.ndarray | None) -> bytes:
@@ -41,12 +42,12 @@ def classifications(labels: np.ndarray | None, scores: np.ndarray | None) -> byt
     label_tokens = _tokens("classes", labels) if labels is not None else ['""'] * size
     score_tokens = _tokens("scores", scores) if scores is not None else ["0.0"] * size
     pairs = [f"[{label}, {score}]" for label, score in zip(label_tokens, score_tokens, strict=True)]
-    return _encode(f'{{"results": {_nest(pairs, shape)}}}')
+    return f'{{"results": {_nest(pairs, shape)}}}'.encode()
 
 
 def regressions(values: np.ndarray) -> bytes:
     """The body that answers a regress request: a number for each example."""
-    return _encode(f'{{"results": {_nest(_tokens("outputs", values), values.shape)}}}')
+    return f'{{"results": {_nest(_tokens("outputs", values), values.shape)}}}'.encode()
 
 
 def error_body(message: str) -> bytes:
@@ -95,8 +96,13 @@ def _tokens(name: str, array: np.ndarray) -> list[str]:
     if array.dtype == object:
         if name.endswith("_bytes"):
             return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in flat]
-        # A string that is not UTF-8 leaves as the bytes it is, as TF Serving sends it: see _encode.
-        return [encode_basestring(value.decode("utf-8", "surrogateescape")) for value in flat]
+        try:
+            return [encode_basestring(value.decode()) for value in flat]
+        except UnicodeDecodeError as error:
+            raise invalid_argument(
+                f"Failed to write JSON value for output {name}: a string in it is not UTF-8; an output named "
+                f"{name}_bytes would be sent in base64"
+            ) from error
     if array.dtype in (np.float32, np.float64):
         return _decimal_tokens(flat)
     if array.dtype == np.bool_:
@@ -120,7 +126,3 @@ def _decimal_tokens(flat: np.ndarray) -> list[str]:
         return [text if "." in text or "e" in text else f"{text}.0" for text in short]
     words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     return [words.get(text) or (text if "." in text or "e" in text else f"{text}.0") for text in short]
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

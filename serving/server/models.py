@@ -6,7 +6,6 @@ ever imported.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ _SERVE_TAG = "serve"
 # The integers that TF Serving reads from and writes to JSON: not uint16.
 INTEGER_DTYPES = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint32, tf.uint64)
 _TF_SERVING_NAMES = {"float16": "half", "float32": "float", "float64": "double"}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Signature:
             raise self._wrong_inputs(inputs)
         try:
             outputs = self._function(**tensors)
-            return {name: outputs[name].numpy() for name in self.outputs}
+            return {name: _to_array(outputs[name]) for name in self.outputs}
         except tf.errors.OpError as error:
             raise StatusError.from_tensorflow(error) from error
         except (TypeError, ValueError) as error:
@@ -130,6 +127,12 @@ class Servable:
     def signature(self, name: str) -> Signature | None:
         """The signature of this name, the default one for an empty name, None when there is none."""
         return self.signatures.get(name or DEFAULT_SIGNATURE)
+
+
+def _to_array(tensor: tf.Tensor) -> np.ndarray:
+    value = tensor.numpy()
+    # A scalar arrives as a Python or numpy scalar, and a string as bytes, whose zero bytes only object arrays keep.
+    return value if isinstance(value, np.ndarray) else np.array(value, tensor.dtype.as_numpy_dtype)
 
 
 def tf_serving_name(dtype: tf.DType) -> str:

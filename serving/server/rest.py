@@ -66,6 +66,8 @@ class _Api:
     async def handle(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
         if request.method == "POST" and (match := _RUN_PATH.fullmatch(path)):
+            if (request.content_length or 0) > MAX_BODY_BYTES:  # said before it is sent
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length)
             body = await request.read()
             run = self._verbs[match["verb"].lower()]
             loop = asyncio.get_running_loop()

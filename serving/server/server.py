@@ -143,7 +143,7 @@ class Server:
         try:
             self.grpc_port = server.add_insecure_port(self._address(self.grpc_port))
         except RuntimeError as error:
-            raise _port_in_use(self.host, self.grpc_port, "--grpc-port") from error
+            raise PortInUseError(self.host, self.grpc_port, "--grpc-port") from error
         server.start()
         self._grpc = server
 
@@ -157,7 +157,7 @@ class Server:
         try:
             started.result()
         except OSError as error:
-            raise _port_in_use(self.host, self.port, "--port") from error
+            raise PortInUseError(self.host, self.port, "--port") from error
 
     async def _run_rest(self, rest_socket: socket.socket, started: Future[None]) -> None:
         self._loop, self._stop_rest = asyncio.get_running_loop(), asyncio.Event()
@@ -243,14 +243,8 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise _port_in_use(host, port, option) from error
+            raise PortInUseError(host, port, option) from error
         if error.errno == errno.EACCES:
             raise PermissionError(f"port {port} on {host} is reserved for root: choose one from 1024 up") from error
         raise ValueError(f"host {host!r}, port {port}: {error.strerror}: is it an address of this machine?") from error
     return bound
-
-
-def _port_in_use(host: str, port: int, option: str) -> PortInUseError:
-    return PortInUseError(
-        errno.EADDRINUSE, f"port {port} on {host} is in use: stop what listens there, or choose another with {option}"
-    )
