@@ -22,10 +22,14 @@ def check(saved: Path, case: Path) -> float:
     config = transformers.AutoConfig.from_pretrained(saved)
     kind = getattr(transformers, config.architectures[0])
     model, report = kind.from_pretrained(saved, attn_implementation="eager", output_loading_info=True)
+    golden = np.load(case / "golden.npz")
+    if "plain.pooled" not in golden and isinstance(model, transformers.BertModel):
+        # config.json cannot say that there is no pooler: transformers makes a new one.
+        report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
+        model.pooler = None
     if problems := {key: value for key, value in report.items() if value}:
         raise ValueError(f"{saved}: {problems}")
     model.eval().double()
-    golden = np.load(case / "golden.npz")
     worst = 0.0
     for batch_name in ("plain", "right", "left"):
         keys = [f"{batch_name}.{key}" for key in ("token_ids", "mask", "type_ids", "positions")]
