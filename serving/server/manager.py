@@ -7,6 +7,7 @@ in one step, and the old one is dropped when the last request that uses it has e
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -60,6 +61,7 @@ class Model:
         self._versions: dict[int, _Version] = {}
         self._current: _Version | None = None
         self._arriving: tuple | None = None
+        self._unloaded = False
 
     @contextlib.contextmanager
     def use(self, version: int | None) -> Iterator[Servable]:
@@ -135,9 +137,16 @@ class Model:
                 self._drop_if_unused(retired)
         _log.info("serving %s version %d", self.name, newest)
 
+    def take_unloaded(self) -> bool:
+        """Whether a version was dropped since the last call."""
+        with self._lock:
+            unloaded, self._unloaded = self._unloaded, False
+        return unloaded
+
     def _drop_if_unused(self, entry: _Version) -> None:
         if entry.state == "UNLOADING" and entry.users == 0:
             entry.state, entry.servable = "END", None
+            self._unloaded = True
             _log.info("unloaded %s version %d", self.name, entry.version)
 
 
@@ -208,6 +217,9 @@ class ModelManager:
                     _log.error("keeping the version in service: %s", error)
                 except Exception:  # the watch must outlive whatever a strange directory does to one round
                     _log.exception("looking for new versions of %s failed", model.name)
+                if model.take_unloaded():
+                    # A loaded SavedModel refers to itself: its weights would stay until Python happens to look.
+                    gc.collect()
 
 
 def find_versions(base_path: Path) -> dict[int, Path]:

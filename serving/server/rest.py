@@ -46,8 +46,12 @@ async def _errors_as_json(
         return await handler(request)
     except StatusError as error:
         return _json(json_responses.error_body(error.message), error.http_status)
-    except web.HTTPException as error:  # aiohttp's own: a body over the limit, a broken encoding
+    except web.HTTPException as error:  # aiohttp's own: a body over the limit
         return _json(json_responses.error_body(error.text or error.reason), error.status)
+    except web.RequestPayloadError as error:
+        return _json(json_responses.error_body(f"the body cannot be read: {' '.join(str(error).split())}"), 400)
+    except ConnectionError:  # the client has gone: aiohttp closes its side
+        raise
     except Exception as error:
         _log.exception("REST %s %s failed", request.method, request.path)
         return _json(json_responses.error_body(f"{type(error).__name__}: {error}"), 500)

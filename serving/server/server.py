@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,10 @@ from serving.server.rest import make_app
 from serving.server.warmup import load_and_warm_up
 
 _log = logging.getLogger(__name__)
+# Broken HTTP is answered with 400 and is the client's affair: aiohttp's tracebacks of it would fill the log. What goes
+# wrong in this server is logged by rest.py.
+_http_log = logging.getLogger(f"{__name__}.http")
+_http_log.setLevel(logging.CRITICAL)
 
 # Requests run at once, for each protocol. More than the cores, because a model that batches inside its graph waits for
 # several requests before it computes.
@@ -162,7 +167,10 @@ class Server:
     async def _run_rest(self, rest_socket: socket.socket, started: Future[None]) -> None:
         self._loop, self._stop_rest = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(
-            make_app(self._manager, self._executor), access_log=None, shutdown_timeout=self._grace_seconds
+            make_app(self._manager, self._executor),
+            access_log=None,
+            logger=_http_log,
+            shutdown_timeout=self._grace_seconds,
         )
         try:
             await runner.setup()
@@ -201,6 +209,8 @@ def serve(
     server = Server(
         models, host=host, port=port, grpc_port=grpc_port, poll_seconds=poll_seconds, grace_seconds=grace_seconds
     )
+    # What was imported stays: left out of every later collection, it does not make requests wait for one.
+    gc.freeze()
     server.start()
     stopping = threading.Event()
 

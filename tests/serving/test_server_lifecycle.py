@@ -1,5 +1,6 @@
 """Versions come and go under load; the process starts and stops as an operator expects."""
 
+import gc
 import json
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import grpc
@@ -21,6 +23,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import ModelLoadError, PortInUseError, Server, serve
+from serving.server.manager import ModelManager
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.05
@@ -153,6 +156,28 @@ def test_removing_the_newest_version_goes_back_to_the_one_before(base, version_m
         shutil.rmtree(base / "1")
         time.sleep(4 * POLL)
         assert ask(rest)[0] == 200, "nothing to take its place: the last version stays in service"
+
+
+def test_a_retired_version_leaves_memory_when_its_last_request_ends(base, version_models):
+    class Loaded:
+        def __init__(self, version):
+            self.version, self.itself = version, self  # a cycle, as a loaded SavedModel has
+
+    manager = ModelManager({"m": base}, lambda name, version, path: Loaded(version), poll_seconds=POLL)
+    manager.start()
+    gc.disable()  # only the manager may collect
+    try:
+        with manager.use("m") as servable:
+            retired = weakref.ref(servable)
+            shutil.copytree(version_models[2], base / "2")
+            wait_for(lambda: [entry.state for entry in manager.status("m")] == ["AVAILABLE", "UNLOADING"])
+            assert not manager.is_idle()
+        del servable
+        assert [entry.state for entry in manager.status("m")] == ["AVAILABLE", "END"]
+        wait_for(lambda: retired() is None)
+    finally:
+        gc.enable()
+        assert manager.stop(10)
 
 
 def test_signatures_under_load_never_mix(base, connect):

@@ -1,8 +1,10 @@
 """The REST API against TF Serving's documented behaviour: https://www.tensorflow.org/tfx/serving/api_rest"""
 
 import base64
+import gzip
 import json
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -355,3 +357,27 @@ def test_body_over_the_limit_is_413(server, connect):
     response = connection.getresponse()
     assert response.status == 413
     assert "error" in json.loads(response.read())
+
+
+def test_bodies_may_be_compressed(rest):
+    body = gzip.compress(json.dumps({"instances": ["good"]}).encode())
+    for data, status in ((body, 200), (b"not gzip", 400)):
+        rest.connection.request("POST", "/v1/models/texts:predict", data, {"Content-Encoding": "gzip"})
+        response = rest.connection.getresponse()
+        answer = json.loads(response.read())
+        assert response.status == status
+        assert list(answer) == (["predictions"] if status == 200 else ["error"])
+        rest.connection.close()
+
+
+def test_broken_http_and_clients_that_leave_are_no_errors_of_ours(server, rest, caplog):
+    head = b"POST /v1/models/texts:predict HTTP/1.1\r\nHost: a\r\n"
+    for data in (
+        b"\x00\x01\r\n\r\n",
+        head + b"Content-Length: 50\r\n\r\n{",
+        head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(data)
+    assert rest.post("texts:predict", {"instances": ["good"]})[0] == 200
+    assert caplog.text == ""
