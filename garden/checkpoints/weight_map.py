@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load without `strict` left out, by the checkpoint's names."""
+    """What a load left out, by the checkpoint's names."""
 
     missing: tuple[str, ...]  # the network needs them, the checkpoint has not got them: variables kept their values
     unexpected: tuple[str, ...]  # the checkpoint has them, no rule and no pattern of `ignore` names them
@@ -97,26 +97,25 @@ def load(
     *,
     strict: bool = True,
     ignore: Iterable[str] = (),
+    optional: Iterable[str] = (),
 ) -> LoadReport:
     """Assign a checkpoint's tensors to variables, each cast to its variable's type.
 
     Every name, shape and type is checked before the first variable changes; then one variable's tensors are read at a
-    time. With `strict`, a tensor that is missing or that nothing uses is an error, except for those that match (in
-    full) a regular expression of `ignore`; without, the report lists them. Raises ValueError naming the tensors, both
-    shapes and the file.
+    time. With `strict`, a tensor that is missing is an error, unless it matches (in full) a regular expression of
+    `optional`, and so is one that nothing uses, unless it matches one of `ignore`; without `strict`, neither is. The
+    report lists what was missing and what was not used. Raises ValueError naming the tensors, both shapes and the file.
     """
     rules = _checked(rules, variables)
-    ignored = [re.compile(pattern) for pattern in ignore]
     used = {name for rule in rules for name in rule.tensors}
     missing = tuple(name for rule in rules for name in rule.tensors if name not in weights)
-    unexpected = tuple(
-        name for name in weights if name not in used and not any(pattern.fullmatch(name) for pattern in ignored)
-    )
+    unexpected = _without(ignore, (name for name in weights if name not in used))
     wrong = [problem for rule in rules for problem in _mismatches(rule, variables[rule.variable], weights)]
     if wrong:
         raise ValueError(f"{weights.path}: {_some(wrong, '; ')}; does config.json belong to these weights?")
-    if strict and (missing or unexpected):
-        parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has unknown", unexpected)) if names]
+    lacking = _without(optional, missing)
+    if strict and (lacking or unexpected):
+        parts = [f"{what} {_some(names)}" for what, names in (("lacks", lacking), ("has unknown", unexpected)) if names]
         raise ValueError(
             f"{weights.path}: the checkpoint {' and '.join(parts)}; "
             "it belongs to another architecture or was saved by another kind of model"
@@ -167,6 +166,12 @@ def _mismatches(rule: Rule, variable: keras.Variable, weights: Weights) -> Itera
         elif _kind(weights.dtype(name)) != _kind(dtype):
             # Integers in the place of floats are a quantised model, whose scales would be lost.
             yield f'tensor "{name}" has type {weights.dtype(name)}, the network expects {dtype}'
+
+
+def _without(patterns: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """The names that match none of the patterns."""
+    compiled = [re.compile(pattern) for pattern in patterns]
+    return tuple(name for name in names if not any(pattern.fullmatch(name) for pattern in compiled))
 
 
 def _dtype(variable: keras.Variable) -> np.dtype:

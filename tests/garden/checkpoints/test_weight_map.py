@@ -172,6 +172,18 @@ def test_missing_and_unexpected_tensors(tmp_path):
     np.testing.assert_array_equal(here["table"].numpy(), there["embeddings.weight"])
 
 
+def test_optional_tensors_may_be_missing(tmp_path):
+    there = tensors()
+    del there["out.weight"], there["out.bias"], there["scale"]
+    weights = saved(tmp_path, there)
+    with pytest.raises(ValueError, match="lacks scale; it"):
+        load(variables(), RULES, weights, optional=[r"out\..*", "sc"])
+    here = variables()
+    assert load(here, RULES, weights, optional=[r"out\..*", "scale"]).missing == ("out.weight", "out.bias", "scale")
+    np.testing.assert_array_equal(here["out/bias"].numpy(), np.zeros(5))
+    np.testing.assert_array_equal(here["table"].numpy(), there["embeddings.weight"])
+
+
 def test_ignored_names_must_match_in_full(tmp_path):
     weights = saved(tmp_path, tensors() | {"a.position_ids.more": np.ones(1)})
     assert load(variables(), RULES, weights, strict=False, ignore=["position_ids", r"a\.position_ids"]).unexpected
