@@ -69,8 +69,7 @@ class Model:
         with self._lock:
             entry = self._current if version is None else self._versions.get(version)
             if entry is None or entry.state != "AVAILABLE":
-                wanted = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
-                raise not_found(f"Servable not found for request: {wanted}")
+                raise _not_served(self.name, version)
             entry.users += 1
             servable = entry.servable
         try:
@@ -124,8 +123,9 @@ class Model:
         _log.info("loading %s version %d from %s", self.name, newest, path)
         try:
             servable = self._load(self.name, newest, path)
-        except (ModelLoadError, StatusError) as error:
-            code = error.code if isinstance(error, StatusError) else grpc.StatusCode.INVALID_ARGUMENT
+        except Exception as error:  # whatever it is, it is recorded, or every round would try again
+            expected = isinstance(error, ModelLoadError)
+            code = grpc.StatusCode.INVALID_ARGUMENT if expected else grpc.StatusCode.INTERNAL
             with self._lock:
                 entry.state, entry.error = "END", StatusError(code, str(error))
             raise ModelLoadError(f"{self.name} version {newest}: {error}") from error
@@ -188,9 +188,7 @@ class ModelManager:
         _check_label(label)
         model = self._models.get(name)
         if model is None:
-            # Built as Model.use builds it, so that a client cannot tell a wrong name from one with nothing loaded.
-            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise not_found(f"Servable not found for request: {wanted}")
+            raise _not_served(name, version)
         return model.use(version)
 
     def status(self, name: str, version: int | None = None, label: str | None = None) -> list[VersionStatus]:
@@ -209,12 +207,16 @@ class ModelManager:
         return ", ".join(served)
 
     def _poll(self) -> None:
+        said: dict[str, str] = {}
         while not self._stopping.wait(self._poll_seconds):
             for model in self._models.values():
                 try:
                     model.refresh()
+                    said.pop(model.name, None)
                 except (ModelLoadError, OSError) as error:
-                    _log.error("keeping the version in service: %s", error)
+                    if said.get(model.name) != str(error):  # a directory that is gone is gone in every round
+                        said[model.name] = str(error)
+                        _log.error("keeping the version in service: %s", error)
                 except Exception:  # the watch must outlive whatever a strange directory does to one round
                     _log.exception("looking for new versions of %s failed", model.name)
                 if model.take_unloaded():
@@ -247,6 +249,11 @@ def _check_base(base_path: Path) -> Path:
             f"{base_path}: no version directory in it: expected {base_path / '1' / SAVED_MODEL_FILE}, as an export writes"
         )
     return base_path
+
+
+def _not_served(name: str, version: int | None) -> StatusError:
+    wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+    return not_found(f"Servable not found for request: {wanted}")
 
 
 def _check_label(label: str | None) -> None:
