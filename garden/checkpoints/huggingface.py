@@ -215,6 +215,24 @@ def _made_directory(directory: str | os.PathLike) -> Path:
 
 
 @contextmanager
+def whole_directory(directory: str | os.PathLike) -> Iterator[Path]:
+    """Gives a directory to write a model's files in, which becomes `directory` when all of them are written.
+
+    A directory that exists already is written in place, file by file, so that what else lies there stays.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        yield _made_directory(directory)
+        return
+    _made_directory(directory.parent)
+    with _scratch(directory.parent) as scratch:
+        model = scratch / "model"
+        model.mkdir()
+        yield model
+        model.rename(directory)
+
+
+@contextmanager
 def _scratch(directory: Path) -> Iterator[Path]:
     # Inside the target, so that renaming out of it stays on one file system.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".writing-") as name:

@@ -44,9 +44,13 @@ def relu_squared(x: tf.Tensor) -> tf.Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     "elu": tf.nn.elu,
     "gelu": gelu,
+    "gelu_accurate": gelu_tanh,
     "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
+    "gelu_python": gelu,
+    "gelu_python_tanh": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
+    "hardswish": lambda x: x * tf.nn.relu6(x + 3) / 6,
     "leaky_relu": lambda x: tf.nn.leaky_relu(x, alpha=0.01),
     "linear": lambda x: x,
     "mish": lambda x: x * tf.tanh(tf.math.softplus(x)),

@@ -5,11 +5,13 @@ A family is one file that defines a `Family`. `FAMILIES` says which file serves 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -18,7 +20,7 @@ import tensorflow as tf
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.weight_map import Rule, dump, load
-from garden.checkpoints.weights import Weights, modern_names, strip_prefix
+from garden.checkpoints.weights import Weights, alias, modern_names, strip_prefix
 from garden.layers.positions import segment_positions
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Family:
     heads: Mapping[str, Callable[..., keras.layers.Layer]]  # task -> its head
     architectures: Mapping[str, str]  # task -> the reference implementation's class name
     foreign: tuple[str, ...] = ()  # regular expressions of tensors that checkpoints may hold without being needed
-    tied: Callable[[Any], tuple[str, ...]] = field(default=lambda config: ())  # further ones, by config
+    aliases: tuple[tuple[str, str], ...] = ()  # (name, the tensor that stands for it where it is missing)
 
 
 def family_of(config: Mapping[str, Any], where: str | Path = "config.json") -> Family:
@@ -93,11 +95,29 @@ def _typed(value: Any, declared: Any, where: str) -> Any:
     return value
 
 
+_blank: ContextVar[bool] = ContextVar("garden_blank_weights", default=False)
+
+
+@contextlib.contextmanager
+def blank_weights() -> Iterator[None]:
+    """Within it, `initializer` gives zeros: drawing numbers that a checkpoint replaces costs time and memory."""
+    token = _blank.set(True)
+    try:
+        yield
+    finally:
+        _blank.reset(token)
+
+
+def initializer(stddev: float) -> keras.initializers.Initializer:
+    """Returns the one that networks start from: normal, cut at two standard deviations."""
+    return keras.initializers.Zeros() if _blank.get() else keras.initializers.TruncatedNormal(stddev=stddev)
+
+
 class Backbone(keras.Model):
     """A network without a head. `Backbone.from_pretrained` opens any supported family.
 
-    Called with a dictionary of tensors (garden's words: `token_ids` [B,T] and, optionally, `segment_ids`, `positions` and what the
-    family adds), it returns a dictionary with at least `sequence`, the last hidden states [B,T,D].
+    Called with a dictionary of tensors (garden's words: `token_ids` [B,T] and, optionally, `segment_ids`, `positions`
+    and what the family adds), it returns a dictionary with at least `sequence`, the last hidden states [B,T,D].
     """
 
     family: ClassVar[Family]
@@ -128,8 +148,9 @@ class Backbone(keras.Model):
             raise ValueError(f'{where}: model_type "{family.model_type}" is not a {cls.__name__}')
         config = family.config.from_dict(values, where)
         with open_weights(directory, family) as weights:
-            backbone = family.backbone(config, dtype=dtype, **family.backbone.parts_in(weights, parts))
-            load_weights(backbone, {}, weights, strict=strict, ignore=head_tensors(weights, backbone))
+            with blank_weights():
+                backbone = family.backbone(config, dtype=dtype, **family.backbone.parts_in(weights, parts))
+            load_weights(backbone, {}, weights, strict=strict)
         return backbone
 
     @classmethod
@@ -139,12 +160,17 @@ class Backbone(keras.Model):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes config.json and model.safetensors so that the reference implementation opens them."""
-        huggingface.write_weights(directory, dump(named_variables(self), self.rules()))
-        huggingface.write_config(directory, self.config_dict())
+        with huggingface.whole_directory(directory) as target:
+            huggingface.write_weights(target, dump(named_variables(self), self.rules()))
+            huggingface.write_config(target, self.config_dict())
 
     def config_dict(self) -> dict[str, Any]:
         """Returns what config.json says of the network."""
-        return {"model_type": self.family.model_type, **self.config.to_dict()}
+        return {
+            "architectures": [self.family.architectures["backbone"]],
+            "model_type": self.family.model_type,
+            **self.config.to_dict(),
+        }
 
     def rules(self) -> list[Rule]:
         """Returns how each variable is made of a checkpoint's tensors (without the family's prefix)."""
@@ -156,6 +182,9 @@ class Backbone(keras.Model):
             got = ", ".join(sorted(inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
             raise ValueError(f'inputs: expected a dictionary with "token_ids", got {got}')
         taken = {name: tf.cast(inputs[name], tf.int32) for name in self.input_names if inputs.get(name) is not None}
+        length, limit = taken["token_ids"].shape[1], getattr(self.config, "max_position_embeddings", None)
+        if length and limit and length > limit and not {"segment_ids", "positions"} & set(taken):
+            raise ValueError(f"token_ids: {length} tokens a row, the network has positions for {limit}; truncate them")
         taken.setdefault("segment_ids", tf.ones_like(taken["token_ids"]))
         if "positions" not in taken:
             taken["positions"] = segment_positions(taken["segment_ids"])
@@ -171,20 +200,19 @@ class Backbone(keras.Model):
     @classmethod
     def from_config(cls, config: dict) -> Backbone:
         values = dict(config)
-        kwargs = {"name": values.pop("name", None), "dtype": values.pop("dtype", None)}
-        if isinstance(kwargs["dtype"], dict):
+        known = {field.name for field in dataclasses.fields(cls.family.config)}
+        kwargs = {name: values.pop(name) for name in list(values) if name not in known}
+        if isinstance(kwargs.get("dtype"), dict):
             kwargs["dtype"] = keras.saving.deserialize_keras_object(kwargs["dtype"])
         return cls(cls.family.config.from_dict(values), **kwargs)
 
 
 def open_weights(directory: str | Path, family: Family) -> Weights:
     """Opens a checkpoint with its tensors called as in the family's bare network."""
-    return strip_prefix(modern_names(huggingface.open_weights(directory)), family.prefix)
-
-
-def head_tensors(weights: Weights, backbone: Backbone) -> list[str]:
-    """Returns patterns for a checkpoint's tensors that the backbone may leave unread: heads', buffers'."""
-    return [*backbone.family.foreign, *backbone.family.tied(backbone.config)]
+    weights = strip_prefix(modern_names(huggingface.open_weights(directory)), family.prefix)
+    for name, existing in family.aliases:
+        weights = alias(weights, name, existing)
+    return weights
 
 
 def load_weights(
@@ -193,10 +221,14 @@ def load_weights(
     weights: Weights,
     *,
     strict: bool,
-    ignore: Iterable[str] = (),
+    optional: Iterable[str] = (),
 ) -> None:
-    """Loads a network and its heads (name -> layer with `rules()`) together, so that shapes are checked before any change."""
-    load(*combined(backbone, heads), weights, strict=strict, ignore=ignore)
+    """Loads a network and its heads (name -> layer with `rules()`); all shapes are checked before any change.
+
+    Tensors that match a pattern of `optional` may be missing: their variables stay as they are.
+    """
+    variables, rules = combined(backbone, heads)
+    load(variables, rules, weights, strict=strict, ignore=backbone.family.foreign, optional=optional)
 
 
 def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tuple[dict, list[Rule]]:
@@ -209,5 +241,5 @@ def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tup
 
 
 def named_variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-    """Returns the trainable variables by their path below `layer`: `blocks/0/attention/query_key_value/kernel`."""
-    return {variable.path.split("/", 1)[1]: variable for variable in layer.trainable_variables}
+    """Returns the weights, frozen ones too, by their path below `layer`: `block_0/attention/query_key_value/kernel`."""
+    return {variable.path.split("/", 1)[1]: variable for variable in layer.weights}

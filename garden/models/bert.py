@@ -25,7 +25,7 @@ from garden.layers import (
     activation,
     attention_bias,
 )
-from garden.models.backbone import Backbone, Config, Family
+from garden.models.backbone import Backbone, Config, Family, initializer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,10 @@ class BertConfig(Config):
 
     def __post_init__(self):
         activation(self.hidden_act)
+        sizes = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"
+        for name in f"{sizes} max_position_embeddings type_vocab_size".split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads: {self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}"
@@ -76,7 +80,7 @@ class BertBackbone(Backbone):
     def __init__(self, config: BertConfig, *, pooler: bool = True, **kwargs):
         super().__init__(config, **kwargs)
         parts = {"dtype": self.dtype_policy}
-        made = {**parts, "initializer": initializer(config)}
+        made = {**parts, "initializer": initializer(config.initializer_range)}
         width, epsilon = config.hidden_size, config.layer_norm_eps
         self.words = Embedding(config.vocab_size, width, name="words", **made)
         self.positions = LearnedPositions(config.max_position_embeddings, width, name="positions", **made)
@@ -126,6 +130,9 @@ class BertBackbone(Backbone):
             outputs["hidden_states"] = (*states, x)
         return outputs
 
+    def get_config(self) -> dict:
+        return {**super().get_config(), "pooler": self.pooler is not None}
+
     def build(self, input_shape=None):
         shape = (None, None, self.config.hidden_size)
         layers = [self.words, self.positions, self.types, self.norm, *self.blocks]
@@ -162,6 +169,7 @@ class ClassificationHead(keras.layers.Layer):
     """Dropout and a dense layer over the pooled token: backbone outputs -> logits [B,C] or [B,P,C]."""
 
     backbone_parts = {"pooler": True}
+    optional_parts = ("pooler",)  # that checkpoints may lack: they are trained with the head then
     marker = "classifier.weight"
 
     def __init__(self, backbone: BertBackbone, classes: int, **kwargs):
@@ -169,9 +177,14 @@ class ClassificationHead(keras.layers.Layer):
         config = backbone.config
         rate = config.classifier_dropout
         self.dropout = Dropout(config.hidden_dropout_prob if rate is None else rate, dtype=self.dtype_policy)
-        self.output_projection = Dense(classes, initializer=initializer(config), name="output", dtype=self.dtype_policy)
-        self.output_projection.build((None, config.hidden_size))
-        self.built = True
+        self.output_projection = Dense(
+            classes, initializer=initializer(config.initializer_range), name="output", dtype=self.dtype_policy
+        )
+        self.width = config.hidden_size
+        self.build()
+
+    def build(self, input_shape=None):
+        self.output_projection.build((None, self.width))
 
     def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.output_projection(self.dropout(outputs["pooled"], training=training))
@@ -184,43 +197,49 @@ class MaskedLMHead(keras.layers.Layer):
     """Dense, activation, norm, then a product with the token table: `sequence` [B,P,D] -> logits [B,P,V]."""
 
     backbone_parts = {"pooler": False}
+    optional_parts = ()
     marker = "cls.predictions.transform.dense.weight"
 
     def __init__(self, backbone: BertBackbone, **kwargs):
         super().__init__(**kwargs)
         config = backbone.config
-        made = {"initializer": initializer(config), "dtype": self.dtype_policy}
+        made = {"initializer": initializer(config.initializer_range), "dtype": self.dtype_policy}
+        self.config = config
         self.transform = Dense(config.hidden_size, name="transform", **made)
         self.norm = LayerNorm(config.layer_norm_eps, name="norm", dtype=self.dtype_policy)
         self.activation = activation(config.hidden_act)
         self.tied = config.tie_word_embeddings
-        # Held in a list of its own so that a tied table is not counted as the head's.
-        self._words = (backbone.words,) if self.tied else ()
-        if not self.tied:
+        if self.tied:
+            # In a function: Keras would count a layer in an attribute, list or tuple as the head's.
+            self._table = lambda: backbone.words
+        else:
             self.words = Embedding(config.vocab_size, config.hidden_size, name="words", **made)
-            self.words.build()
-        for part in (self.transform, self.norm):
-            part.build((None, None, config.hidden_size))
-        self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
-        self.built = True
+            self._table = lambda: self.words
+        self.build()
+
+    def build(self, input_shape=None):
+        for part in (self.transform, self.norm, *(() if self.tied else (self.words,))):
+            part.build((None, None, self.config.hidden_size))
+        self.bias = self.add_weight(name="bias", shape=(self.config.vocab_size,), initializer="zeros")
 
     def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         x = self.norm(self.activation(self.transform(outputs["sequence"])))
-        table = self._words[0] if self.tied else self.words
-        return table.logits(x) + tf.cast(self.bias, x.dtype)
+        return self._table().logits(x) + tf.cast(self.bias, x.dtype)
 
     def rules(self) -> list[Rule]:
         rules = [
             *dense("transform", "cls.predictions.transform.dense"),
             *norm("norm", "cls.predictions.transform.LayerNorm"),
-            copy("bias", "cls.predictions.bias"),
         ]
-        return rules if self.tied else [*rules, copy("words/table", "cls.predictions.decoder.weight")]
-
-
-def initializer(config: BertConfig) -> keras.initializers.Initializer:
-    """Returns BERT's: normal, cut at two standard deviations."""
-    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+        if self.tied:
+            return [*rules, copy("bias", "cls.predictions.bias")]
+        # Untied, transformers adds the decoder's own bias, and leaves the other one unread in the checkpoint.
+        biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
+        return [
+            *rules,
+            copy("words/table", "cls.predictions.decoder.weight"),
+            Rule("bias", biases, read=lambda decoder, unread: decoder, write=lambda bias: (bias, bias)),
+        ]
 
 
 def first_positions(segment_ids: tf.Tensor) -> tf.Tensor:
@@ -247,6 +266,11 @@ FAMILY = Family(
         "text-classification": "BertForSequenceClassification",
         "masked-lm": "BertForMaskedLM",
     },
+    # Older checkpoints have one of the two.
+    aliases=(
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+        ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    ),
     foreign=(r"(.*\.)?position_ids", r"cls\..*", r"classifier\..*", r"qa_outputs\..*", r"pooler\..*"),
 )
 BertBackbone.family = FAMILY

@@ -1,8 +1,8 @@
 """A Keras model whose `fit`, `evaluate` and `predict` are right under every tf.distribute strategy.
 
 Stock Keras 3 differs in four ways that matter here, each mended below:
-- it averages scalar logs over replicas, which fails under MultiWorkerMirroredStrategy: steps return nothing, and results are read
-  from the metrics' variables, which aggregate over all replicas;
+- it averages scalar logs over replicas, which fails under MultiWorkerMirroredStrategy: steps return nothing, and
+  results are read from the metrics' variables, which aggregate over all replicas;
 - it builds the model on distributed values, which fails too: models here are built when they are made;
 - it takes each replica's mean loss: here a step's loss is the weighted mean over the global batch, however unevenly its
   examples fall on replicas;
@@ -41,14 +41,16 @@ class DistributedModel(keras.Model):
         """Returns labels and predictions of the kinds that `metric_inputs` gives, for metrics to be built on."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
 
-    def compile(self, optimizer="rmsprop", *, jit_compile: bool = False, **kwargs):
+    def compile(self, optimizer="rmsprop", loss=None, metrics=None, *, jit_compile: bool = False, **kwargs):
         """As Keras's, but everything is built at once, in the strategy's scope, and XLA is off unless asked for.
 
-        XLA makes a training step on CPUs slower (benchmarks/results).
+        Metrics count each example once, whatever its weight, and examples of weight 0 not at all. XLA makes a training
+        step on CPUs slower.
         """
         with self.distribute_strategy.scope():
             optimizer = keras.optimizers.get(optimizer)
-            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+            # What Keras calls unweighted metrics would count padding: these are given weights of 0 and 1.
+            super().compile(optimizer=optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit_compile, **kwargs)
             inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
             if not isinstance(inner, AdamW):
                 clip_after_aggregation(inner)
@@ -136,7 +138,7 @@ class DistributedModel(keras.Model):
 
     def reset_metrics(self) -> None:
         super().reset_metrics()
-        self._clock = None
+        self._clock, self._rate = None, 0.0
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns each metric's value so far and `real_tokens_per_second` (padding not counted)."""

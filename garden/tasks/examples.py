@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+# Marks our own messages inside TensorFlow's.
+_MARK = "<<garden>>"
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -155,3 +158,21 @@ def _strings(values: list) -> list[str]:
     with contextlib.suppress(UnicodeDecodeError):
         return [value.decode() if isinstance(value, bytes) else value for value in values]
     return values
+
+
+def checked(condition: tf.Tensor, name: str, value: tf.Tensor, expected: str) -> tf.Operation:
+    """Returns an operation that fails unless `condition` holds: `clear_errors` makes it `ValueError: name "value" expected`."""
+    message = tf.strings.reduce_join(tf.concat([[f'{_MARK}{name} "'], value, [f'" {expected}{_MARK}']], axis=0))
+    return tf.debugging.Assert(condition, [message])
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turns what `checked` raised deep inside a tf.data pipeline into a ValueError of one line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        parts = str(error).split(_MARK)
+        if len(parts) < 3:
+            raise
+        raise ValueError(f"dataset: {parts[1]}") from None

@@ -5,7 +5,6 @@ Shapes: E texts of a batch, R rows, T row length, P masked places a row, V vocab
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

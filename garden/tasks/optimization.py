@@ -11,8 +11,8 @@ import tensorflow as tf
 class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly to `peak` over the first `warmup` share of `steps`, then falls linearly to zero.
 
-    Steps count from `begin`, so that a second `fit` has a schedule of its own. Without `steps` (a dataset of unknown length) the
-    rate stays at `peak`.
+    Steps count from `begin`, so that a second `fit` has a schedule of its own. Without `steps` (a dataset of unknown
+    length) the rate stays at `peak`.
     """
 
     def __init__(self, peak: float, *, steps: int | None = None, warmup: float = 0.1, begin: int = 0):
@@ -38,8 +38,8 @@ class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class AdamW(keras.optimizers.Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), one fused operation a variable.
 
-    The same update as `torch.optim.AdamW` (epsilon is added to the bias-corrected root). Variables of rank 0 and 1, which are norms
-    and biases, are not decayed. `global_clipnorm` limits the norm of the whole aggregated gradient.
+    The same update as `torch.optim.AdamW` (epsilon is added to the bias-corrected root). Variables of rank 0 and 1,
+    which are norms and biases, are not decayed. `global_clipnorm` limits the norm of the whole aggregated gradient.
     """
 
     def __init__(

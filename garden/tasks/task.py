@@ -6,6 +6,7 @@ answer reads. Shapes: E texts of a batch, R rows of several texts each, Q texts 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ import tensorflow as tf
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.weight_map import dump
-from garden.models.backbone import Backbone, combined, family_of, head_tensors, load_weights, open_weights
+from garden.models.backbone import Backbone, blank_weights, combined, family_of, load_weights, open_weights
 from garden.tasks.batching import pack, pad, unpack
 from garden.tasks.distributed import DistributedModel
-from garden.tasks.examples import as_examples
+from garden.tasks.examples import as_examples, clear_errors
 from garden.tasks.optimization import AdamW, LinearSchedule
 from garden.tokenizers import Tokenizer
 
@@ -36,11 +37,12 @@ class Task(DistributedModel):
         backbone: a `garden.Backbone`.
         tokenizer: a `garden.Tokenizer`.
         head: a layer from the backbone's outputs to logits.
-        sequence_length: tokens of a text at most, special tokens included; longer texts are truncated. Default: what backbone and
-            tokenizer allow.
+        sequence_length: tokens of a text at most, special tokens included; longer texts are truncated. Default: what
+            backbone and tokenizer allow.
         batching: "packed" puts several texts in one row, which wastes least and is fastest (benchmarks/results);
             "padded" gives each text a row of its own.
         row_length: with "packed", the shortest row while training.
+        pairs: whether an example is a pair of texts; `fit` sets it, and exports then take `text_pair` beside `text`.
         seed: of dropout, shuffling and, where the task has them, masks.
     """
 
@@ -56,6 +58,7 @@ class Task(DistributedModel):
         sequence_length: int | None = None,
         batching: str = "packed",
         row_length: int = 64,
+        pairs: bool = False,
         seed: int = 0,
         **kwargs,
     ):
@@ -75,7 +78,7 @@ class Task(DistributedModel):
         self.tokenizer = tokenizer
         self.head = head
         self.sequence_length = sequence_length or (min(limits) if limits else None)
-        self.batching, self.row_length = batching, row_length
+        self.batching, self.row_length, self.pairs = batching, row_length, pairs
         self._default_rate: float | None = None
         self.built = True
 
@@ -112,27 +115,23 @@ class Task(DistributedModel):
         config = family.config.from_dict(values, where)
         tokenizer = Tokenizer.from_pretrained(directory)
         head_class = family.heads[cls.name_in_configs]
-        options = {**values.get("garden", {}), **options}
+        saved = values.get("garden")
+        if isinstance(saved, dict):
+            options = {**{name: saved[name] for name in ("sequence_length", "pairs") if name in saved}, **options}
         with open_weights(directory, family) as weights:
             trained_head = not new_head and head_class.marker in weights
             options = cls.options_of(values, where, weights if trained_head else None, head_class, options)
+            new_parts = [part for part in head_class.optional_parts if not _has(weights, part)]
             keras.utils.set_random_seed(options.get("seed", 0))
-            backbone = family.backbone(config, dtype=dtype, **head_class.backbone_parts)
+            with contextlib.nullcontext() if new_parts else blank_weights():
+                backbone = family.backbone(config, dtype=dtype, **head_class.backbone_parts)
             model = cls.build_on(backbone, tokenizer, **options)
-            new = {} if trained_head else {"head": head_class.marker}
-            if head_class.backbone_parts.get("pooler") and "pooler.dense.weight" not in weights:
-                new["pooler"] = "pooler.dense.weight"
-            if new:
-                logger.warning(
-                    "%s has no weights for the %s: it starts from random ones", directory, " and the ".join(new)
-                )
-            load_weights(
-                backbone,
-                {"head": model.head} if trained_head else {},
-                weights,
-                strict=strict,
-                ignore=head_tensors(weights, backbone),
-            )
+            if new_parts or not trained_head:
+                parts = " and ".join([*new_parts, *([] if trained_head else ["head"])])
+                logger.warning("%s: no weights for the %s, which starts from random ones", directory, parts)
+            heads = {"head": model.head} if trained_head else {}
+            optional = [rf"{part}\..*" for part in new_parts]
+            load_weights(backbone, heads, weights, strict=strict, optional=optional)
         return model
 
     @classmethod
@@ -142,7 +141,7 @@ class Task(DistributedModel):
 
     @classmethod
     def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
-        """Returns the options of `build_on` from what is asked for and what a checkpoint says (weights: None for a new head)."""
+        """Returns `build_on`'s options from those asked for and what a checkpoint says (weights: None for a new head)."""
         return dict(options)
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -151,16 +150,17 @@ class Task(DistributedModel):
         prefix = self.backbone.family.prefix
         own = {name for rule in self.head.rules() for name in rule.tensors}
         tensors = ((name if name in own else prefix + name, value) for name, value in dump(variables, rules))
-        huggingface.write_weights(directory, tensors)
-        self.tokenizer.save_pretrained(directory)
-        huggingface.write_config(directory, self.config_dict())
+        with huggingface.whole_directory(directory) as target:
+            huggingface.write_weights(target, tensors)
+            self.tokenizer.save_pretrained(target)
+            huggingface.write_config(target, self.config_dict())
 
     def config_dict(self) -> dict[str, Any]:
         """Returns what config.json says of the task and its network."""
         return {
             **self.backbone.config_dict(),
             "architectures": [self.backbone.family.architectures[self.name_in_configs]],
-            "garden": {"sequence_length": self.sequence_length},
+            "garden": {"sequence_length": self.sequence_length, "pairs": self.pairs},
         }
 
     # Training.
@@ -214,9 +214,9 @@ class Task(DistributedModel):
         """Trains on raw texts; arguments as Keras's `fit`, and in addition:
 
         Args:
-            x: a list of texts (with labels `y`); a tuple of two such lists, or a list of two-tuples, for pairs of texts; a
-                JSONL, CSV or TSV file with the fields `text` and `label`; `garden.read_examples(...)`; or a tf.data.Dataset, batched, of
-                texts, (texts, labels) or (texts, labels, weights). Labels are ids or names.
+            x: a list of texts (with labels `y`); a tuple of two such lists, or a list of two-tuples, for pairs of texts;
+                a JSONL, CSV or TSV file with the fields `text` and `label`; `garden.read_examples(...)`; or a
+                tf.data.Dataset, batched, of texts, (texts, labels) or (texts, labels, weights). Labels are ids or names.
             batch_size: texts in a step, for all replicas together; default 32. Datasets have their own.
             validation_data: as `x`, or a pair (x, y).
             class_weight: id or name of a class -> weight of its examples.
@@ -229,20 +229,23 @@ class Task(DistributedModel):
         if validation_split:
             x, y, validation_data = _split(x, y, validation_split)
         data = self.raw_dataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, class_weight=class_weight)
+        self.pairs = isinstance(data.element_spec, dict) and "pair" in data.element_spec
         if validation_data is not None:
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
             validation_data = self.raw_dataset(*parts, batch_size=validation_batch_size or size)
             validation_data = self.distributed_dataset(validation_data)
         if self._default_rate is not None:
             self._plan_rate((epochs - initial_epoch) * (steps_per_epoch or int(data.cardinality())))
-        return super().fit(
-            x=self.distributed_dataset(data, training=True),
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            validation_data=validation_data,
-            steps_per_epoch=steps_per_epoch,
-            **kwargs,
-        )
+        with clear_errors():
+            return super().fit(
+                x=self.distributed_dataset(data, training=True),
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                validation_data=validation_data,
+                shuffle=False,
+                steps_per_epoch=steps_per_epoch,
+                **kwargs,
+            )
 
     def evaluate(self, x=None, y=None, batch_size: int | None = None, *, sample_weight=None, **kwargs):
         """Returns loss and metrics; data as in `fit`, everything else as Keras's `evaluate`."""
@@ -250,7 +253,8 @@ class Task(DistributedModel):
             if not self.compiled:
                 self.compile()
             x = self.distributed_dataset(self.raw_dataset(x, y, sample_weight, batch_size=batch_size or 32))
-        return super().evaluate(x=x, **kwargs)
+        with clear_errors():
+            return super().evaluate(x=x, **kwargs)
 
     def predict(self, x, batch_size: int | None = None, **kwargs):
         """Returns the logits of all texts, in their order; data as in `fit`, labels are not needed."""
@@ -274,7 +278,7 @@ class Task(DistributedModel):
     # Answers.
 
     def answer(self, texts: tf.Tensor, pairs: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        """Returns the answers to texts [E] as tensors whose first dimension is E: what an exported model gives, in the graph."""
+        """Returns the answers to texts [E] as tensors whose first dimension is E, in the graph: what an export gives."""
         raise NotImplementedError(f"{type(self).__name__} has to say what it answers")
 
     @functools.cached_property
@@ -366,8 +370,8 @@ class Task(DistributedModel):
     def distributed_dataset(self, raw: tf.data.Dataset, *, training: bool = False):
         """Returns the inputs as the strategy wants them: each global batch split evenly over the replicas.
 
-        Batches are split as raw examples, before they are laid out in rows, so that global batch i has the same examples
-        on any number of replicas.
+        Batches are split as raw examples, before they are laid out in rows, so that global batch i has the same
+        examples on any number of replicas.
         """
         strategy = self.distribute_strategy
         replicas = strategy.num_replicas_in_sync
@@ -385,6 +389,10 @@ class Task(DistributedModel):
             return self.prepared_dataset(parts, training=training)
 
         return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _has(weights: Mapping, part: str) -> bool:
+    return any(name.startswith(f"{part}.") for name in weights)
 
 
 def _is_prepared(dataset: tf.data.Dataset) -> bool:

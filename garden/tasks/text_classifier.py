@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks.batching import spread, unpack
-from garden.tasks.examples import as_examples
+from garden.tasks.examples import as_examples, checked
 from garden.tasks.task import Task
 
 PROBLEMS = {
@@ -187,15 +187,11 @@ class TextClassifier(Task):
             raise ValueError("dataset: no labels in it; fit and evaluate need (texts, labels)")
         label = batch["label"]
         if self.problem == "single_label":
-            if label.dtype == tf.string:
-                ids = self._ids.lookup(label)
-                unknown = tf.boolean_mask(label, ids < 0)
-                known = f"is not one of the classes ({_quoted(self.labels)})"
-            else:
-                ids = tf.cast(label, tf.int32)
-                unknown = tf.boolean_mask(ids, (ids < 0) | (ids >= len(self.labels)))
-                known = f"is not one of the {len(self.labels)} classes (0 to {len(self.labels) - 1})"
-            with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, ["label", unknown[:1], known])]):
+            ids = self._ids.lookup(label) if label.dtype == tf.string else tf.cast(label, tf.int32)
+            wrong = tf.boolean_mask(label, (ids < 0) | (ids >= len(self.labels)))
+            shown = wrong if label.dtype == tf.string else tf.strings.as_string(wrong)
+            classes = f"is not one of the {len(self.labels)} classes ({_quoted(self.labels)}) or their ids"
+            with tf.control_dependencies([checked(tf.size(wrong) == 0, "label", shown[:1], classes)]):
                 batch = {**batch, "label": tf.identity(ids)}
         elif label.shape.rank == 2 and label.shape[1] not in (None, len(self.labels or [0])):
             raise ValueError(f"dataset: expected labels of {len(self.labels)} numbers, got shape {label.shape}")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import garden
 from garden.checkpoints import huggingface
-from garden.models.backbone import combined, head_tensors, load_weights, named_variables, open_weights
+from garden.models.backbone import combined, load_weights, named_variables, open_weights
 from garden.models.bert import FAMILY, BertBackbone, BertConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bert"
@@ -53,7 +53,7 @@ def with_head(case: str, **head_options):
         head_options.setdefault("classes", len(huggingface.read_config(directory)["id2label"]))
     head = head_class(backbone, name="head", **head_options)
     with open_weights(directory, family) as weights:
-        load_weights(backbone, {"head": head}, weights, strict=True, ignore=head_tensors(weights, backbone))
+        load_weights(backbone, {"head": head}, weights, strict=True)
     return backbone, head, lambda inputs, **options: head(backbone(inputs, **options))
 
 
