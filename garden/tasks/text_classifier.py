@@ -244,8 +244,8 @@ class TextClassifier(Task):
         text, rows = tf.reshape(text, [-1]), tf.reshape(sequence, [-1, sequence.shape[-1]])
         return {"embedding": tf.math.unsorted_segment_mean(rows, text, tf.size(texts))}
 
-    def predict_text(self, texts, batch_size: int = 64) -> list[dict[str, Any]]:
-        """Returns plain answers: `{"label": "positive", "score": 0.98}` each.
+    def predict_text(self, texts, batch_size: int = 64) -> list[dict[str, Any]] | dict[str, Any]:
+        """Returns plain answers: `{"label": "positive", "score": 0.98}` each; for one text that is no list, its answer.
 
         With several labels, `{"labels": [those at 0.5 and over], "scores": {label: score}}`; for a regression,
         `{"score": number}`. Texts as in `fit`.
@@ -257,7 +257,7 @@ class TextClassifier(Task):
             given = self._compiled_answer(*(tf.constant(side) for side in (part.texts, part.pairs) if side is not None))
             given = {name: value.numpy() for name, value in given.items()}
             answers += [self._plain(given, index) for index in range(len(part))]
-        return answers
+        return answers[0] if isinstance(texts, str) else answers
 
     def _plain(self, given: dict[str, np.ndarray], index: int) -> dict[str, Any]:
         if self.problem == "regression":
