@@ -83,6 +83,7 @@ class KeyValueCache(NamedTuple):
         return KeyValueCache(write(self.key, key_BTKH), write(self.value, value_BTKH), self.length + added)
 
 
+@keras.saving.register_keras_serializable("garden")
 class MultiHeadAttention(keras.layers.Layer):
     """softmax(Q K^T / sqrt(H) + bias) V in N heads (Vaswani et al., 2017), with K <= N key/value heads (Ainslie et al., 2023).
 
@@ -163,6 +164,10 @@ class MultiHeadAttention(keras.layers.Layer):
         key_BSKH = self._heads(key, self.key_value_heads)
         value_BSKH = self._heads(value, self.key_value_heads)
         if self.rotary_frequencies is not None:
+            if query_positions is None or (source_BSD is not None and key_positions is None):
+                raise ValueError(
+                    "attention: rotary frequencies need query_positions, and key_positions beside a source"
+                )
             query_BTNH = rotate(query_BTNH, query_positions, self.rotary_frequencies)
             key_positions = query_positions if key_positions is None else key_positions
             key_BSKH = rotate(key_BSKH, key_positions, self.rotary_frequencies)

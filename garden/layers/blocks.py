@@ -12,6 +12,7 @@ from garden.layers.feed_forward import FeedForward
 from garden.layers.normalization import normalization
 
 
+@keras.saving.register_keras_serializable("garden")
 class Residual(keras.layers.Layer):
     """One residual path: norm(x + f(x)) (post-norm, Vaswani et al., 2017) or x + f(norm(x)) (pre-norm, Xiong et al., 2020)."""
 
@@ -45,6 +46,7 @@ class Residual(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable("garden")
 class EncoderBlock(keras.layers.Layer):
     """Self-attention, then feed-forward.
 
@@ -90,6 +92,7 @@ class EncoderBlock(keras.layers.Layer):
         somebody reads the result: for the last block of a classifier that is one place a text.
         `bias` is then [B,1,P,T]. `positions` [B,T] serve rotary frequencies.
         """
+        x_BTD = tf.cast(x_BTD, self.compute_dtype)
         entered = self.attention_path.enter(x_BTD)
         if read_positions is None:
             change = self.attention(entered, bias=bias, query_positions=positions, cache=cache, training=training)
@@ -123,6 +126,7 @@ class EncoderBlock(keras.layers.Layer):
         return cls(**_revived(config, "attention", "feed_forward"))
 
 
+@keras.saving.register_keras_serializable("garden")
 class DecoderBlock(EncoderBlock):
     """Self-attention, attention to a source, then feed-forward.
 
@@ -152,6 +156,7 @@ class DecoderBlock(EncoderBlock):
         training: bool = False,
     ):
         """Returns [B,T,D], or (it, cache) with a cache. `bias` [B,1,T,T or the cache's size], `source_bias` [B,1,T,S]."""
+        x_BTD = tf.cast(x_BTD, self.compute_dtype)
         change = self.attention(
             self.attention_path.enter(x_BTD), bias=bias, query_positions=positions, cache=cache, training=training
         )

@@ -53,6 +53,7 @@ def keep_mask(shape: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
     return tf.reshape(halves >= tf.constant(threshold, tf.int16), shape)
 
 
+@keras.saving.register_keras_serializable("garden")
 class Dropout(keras.layers.Layer):
     """Zeroes each element with probability `rate` while training and scales the rest by 1 / (1 - rate).
 

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable("garden")
 class Embedding(keras.layers.Layer):
     """Rows of a [V,D] table: ids [...] int32 -> [...,D]. `logits` multiplies by the same table's transpose.
 

@@ -8,6 +8,7 @@ from garden.layers.dropout import Dropout
 from garden.layers.projection import Dense, Projections
 
 
+@keras.saving.register_keras_serializable("garden")
 class FeedForward(keras.layers.Layer):
     """activation(x W1 + b1) W2 + b2, [...,D] -> [...,D] (Vaswani et al., 2017).
 

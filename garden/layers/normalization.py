@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable("garden")
 class LayerNorm(keras.layers.Layer):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis; [..., D] in and out (Ba et al., 2016)."""
 
@@ -30,6 +31,7 @@ class LayerNorm(keras.layers.Layer):
         return {**super().get_config(), "epsilon": self.epsilon, "bias": self.has_bias}
 
 
+@keras.saving.register_keras_serializable("garden")
 class RMSNorm(keras.layers.Layer):
     """x / sqrt(mean(x^2) + epsilon) * scale over the last axis; [..., D] in and out (Zhang and Sennrich, 2019)."""
 

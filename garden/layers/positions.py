@@ -40,6 +40,7 @@ def sinusoidal_table(length: int, width: int) -> np.ndarray:
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width).astype(np.float32)
 
 
+@keras.saving.register_keras_serializable("garden")
 class SinusoidalPositions(keras.layers.Layer):
     """The fixed encoding of "Attention Is All You Need": positions [B,T] -> [B,T,D], for positions below `length`."""
 
@@ -56,6 +57,7 @@ class SinusoidalPositions(keras.layers.Layer):
         return {**super().get_config(), "length": self.length, "width": self.width}
 
 
+@keras.saving.register_keras_serializable("garden")
 class LearnedPositions(Embedding):
     """A learned table: positions [B,T] -> [B,T,D], for positions below `size`."""
 

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable("garden")
 class Projections(keras.layers.Layer):
     """Several dense layers that read the same input, stored side by side in one [D, E1+E2+...] kernel.
 
@@ -29,6 +30,7 @@ class Projections(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(total,), initializer="zeros") if self.has_bias else None
 
     def call(self, x: tf.Tensor, only: slice = slice(None)) -> tuple[tf.Tensor, ...]:
+        x = tf.cast(x, self.compute_dtype)
         widths = self.widths[only]
         kernel, bias = self.kernel.value, self.bias.value if self.has_bias else None
         if widths != self.widths:
@@ -52,6 +54,7 @@ class Projections(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable("garden")
 class Dense(Projections):
     """A dense layer on the last axis: [...,D] -> [...,E]."""
 
