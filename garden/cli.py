@@ -1,0 +1,398 @@
+"""The `garden` command. TensorFlow is imported only by commands that need it, so that `garden --help` answers at once.
+
+Progress and errors go to stderr, results to stdout. Bad input is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+BAD_INPUT = (ValueError, TypeError, OSError)
+BAD_INPUT_EXIT = 2
+_LINES_AT_ONCE = 64
+
+
+def main() -> None:
+    """Runs the command line of this process and exits: 0, 2 on bad input, 130 on Ctrl-C, 141 on a closed pipe."""
+    _quiet_start()
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        code = cli.main(arguments, prog_name="garden", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "garden"
+        return _refuse(f"{error.format_message()} (see {path} --help)")
+    except click.ClickException as error:
+        return _refuse(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("garden: interrupted", err=True)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # What is still buffered has no reader either; Python would complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if debug or not (isinstance(error, BAD_INPUT) or type(error).__module__.startswith(("tensorflow", "serving"))):
+            raise
+        return _refuse(_one_line(error))
+
+
+def _refuse(message: str) -> int:
+    click.echo(f"garden: error: {message}", err=True)
+    return BAD_INPUT_EXIT
+
+
+def _one_line(error: Exception) -> str:
+    """Returns an error's message in one line; of a failed check inside a graph, the check's own words."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    message = str(getattr(error, "message", None) or error)
+    failed = re.search(r"assertion failed: ((?:\[.*?\] ?)+)", message)
+    if failed:
+        return " ".join(part.strip("'\"") for part in re.findall(r"\[(.*?)\]", failed[1]))
+    return " ".join(message.split()) or type(error).__name__
+
+
+def _quiet_start() -> None:
+    """Keeps TensorFlow's C++ start-up messages from stderr; to be called before it is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Looking for a GPU where there is no driver prints an error.
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    for name in ("garden", "training", "serving"):
+        logging.getLogger(name).setLevel(level)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _command(*parameters: Callable, **settings: Any) -> Callable:
+    """Declares a subcommand with `--debug`, which every one has."""
+
+    def declare(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(debug: bool, **values: Any):
+            return function(**values)
+
+        debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+        for parameter in reversed([*parameters, debug]):
+            run = parameter(run)
+        return cli.command(**settings)(run)
+
+    return declare
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_MODEL_DIR = click.argument("model_dir")
+_BATCH_SIZE = click.option(
+    "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts computed at once."
+)
+
+
+def _field(name: str, default: str | None, meaning: str) -> Callable:
+    return click.option(f"--{name}-field", default=default, show_default=default is not None, help=meaning)
+
+
+_TEXT_FIELD = _field("text", "text", "Field of DATA that holds the text.")
+_PAIR_FIELD = _field("pair", None, "Field of DATA that holds the second text of a pair.")
+_LABEL_FIELD = _field("label", "label", "Field of DATA that holds the label.")
+
+
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
+@click.version_option(package_name="tf-garden", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Trains, measures, exports and serves pre-trained language models with TensorFlow.
+
+    \b
+    Example:
+      garden train configs/sentiment.yaml
+      garden predict runs/sentiment/model "A joy from start to finish."
+      garden export runs/sentiment/model exports/sentiment
+      garden serve --model-base exports/sentiment --name sentiment
+
+    MODEL_DIR is a directory in the Hugging Face layout. Any path may also be package:NAME/PATH, a file inside an installed
+    Python package.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+class _TrainCommand(click.Command):
+    """Ends its help with all keys of a run config."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from training.config import key_table
+
+        with formatter.section("Keys of CONFIG, with defaults"):
+            formatter.write_dl(key_table())
+
+
+@_command(
+    click.argument("config"),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    click.option("--overwrite", is_flag=True, help="Replace a run that is in the output directory."),
+    click.option("--progress", is_flag=True, help="Show progress even where stderr is not a terminal."),
+    _JSON,
+    cls=_TrainCommand,
+    short_help="Train what a config describes.",
+)
+def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bool, as_json: bool) -> None:
+    """Trains the model that the YAML file CONFIG describes; KEY=VALUE changes a key of it.
+
+    \b
+    Example:
+      garden train configs/sentiment.yaml training.epochs=1 output=runs/quick
+    """
+    from training.config import read_config
+    from training.paths import located
+
+    read = read_config(located(config), overrides)
+    terminal = sys.stderr.isatty()
+    _log_to_stderr(logging.INFO if progress and not terminal else logging.WARNING)
+    from training.run import run
+
+    results = run(read, overwrite=overwrite, progress_bar=terminal)
+    if as_json:
+        _print_json(results)
+        return
+    click.echo(f"model: {results['model']} (of step {results['kept_step']}, {results['steps']} trained)")
+    if results["report"]:
+        _print_report(results["report"])
+
+
+@_command(
+    _MODEL_DIR,
+    click.argument("data"),
+    _TEXT_FIELD,
+    _PAIR_FIELD,
+    _LABEL_FIELD,
+    _BATCH_SIZE,
+    _JSON,
+    short_help="Measure a model on labelled examples.",
+)
+def evaluate(
+    model_dir: str,
+    data: str,
+    text_field: str,
+    pair_field: str | None,
+    label_field: str,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Reports what the model in MODEL_DIR gets right on the labelled examples of DATA (JSONL, CSV or TSV).
+
+    \b
+    Example:
+      garden evaluate runs/sentiment/model package:garden/data/movie_reviews.test.jsonl.gz
+    """
+    from garden.tasks import MaskedLM, read_examples
+    from training.models import open_task
+    from training.paths import located
+    from training.reports import report
+
+    _log_to_stderr(logging.WARNING)
+    model = open_task(model_dir)
+    label = None if isinstance(model, MaskedLM) else label_field
+    examples = read_examples(located(data), text=text_field, pair=pair_field, label=label)
+    results = report(model, examples, batch_size=batch_size)
+    if as_json:
+        _print_json(results)
+    else:
+        _print_report(results)
+
+
+def _print_report(results: dict[str, Any]) -> None:
+    from training.reports import summary
+
+    click.echo(f"examples: {results['examples']}")
+    for name, value in summary(results).items():
+        click.echo(f"{name.replace('_', ' ')}: {'undefined' if value is None else format(value, '.4f')}")
+    if results.get("confusion_matrix"):
+        width = max(len(label) for label in results["classes"])
+        click.echo("confusion matrix (rows: true):")
+        for label, counts in zip(results["classes"], results["confusion_matrix"], strict=True):
+            click.echo(f"  {label:<{width}} " + " ".join(f"{count:>6}" for count in counts))
+
+
+@_command(
+    _MODEL_DIR,
+    click.argument("texts", nargs=-1, metavar="[TEXT]..."),
+    click.option("--file", help="Take texts from a file: JSONL, CSV or TSV, or else one text a line."),
+    _TEXT_FIELD,
+    _PAIR_FIELD,
+    _BATCH_SIZE,
+    _JSON,
+    short_help="Answer texts.",
+)
+def predict(
+    model_dir: str,
+    texts: tuple[str, ...],
+    file: str | None,
+    text_field: str,
+    pair_field: str | None,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Answers each TEXT with the model in MODEL_DIR; without TEXT and --file, each line of stdin.
+
+    With --json, one JSON object a line.
+
+    \b
+    Example:
+      garden predict runs/sentiment/model "A joy from start to finish." "Dull."
+    """
+    if texts and file:
+        raise click.UsageError("give TEXT or --file, not both")
+    from training.models import open_task
+    from training.paths import located
+
+    _log_to_stderr(logging.WARNING)
+    source = _texts_of_file(located(file), text_field, pair_field) if file else iter(texts or _lines(sys.stdin.buffer))
+    model = open_task(model_dir)
+    while some := list(itertools.islice(source, batch_size)):
+        for text, answer in zip(some, model.predict_text(some), strict=True):
+            _print_answer(text, answer, as_json)
+        sys.stdout.flush()
+
+
+def _lines(stream: Any) -> Iterator[str]:
+    for line in stream:
+        yield line.decode("utf-8", errors="replace").rstrip("\r\n")
+
+
+def _texts_of_file(path: Path, text_field: str, pair_field: str | None) -> Iterator[Any]:
+    if re.search(r"\.(jsonl|json|csv|tsv)(\.gz)?$", path.name, re.IGNORECASE):
+        from garden.tasks import read_examples
+
+        examples = read_examples(path, text=text_field, pair=pair_field, label=None)
+        yield from examples.texts if examples.pairs is None else zip(examples.texts, examples.pairs, strict=True)
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open(path, "rb") as stream:
+        yield from _lines(stream)
+
+
+def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
+    if as_json:
+        given = {"text": text} if isinstance(text, str) else {"text": text[0], "pair": text[1]}
+        _print_json({**given, **(answer if isinstance(answer, dict) else {"answers": answer})})
+        return
+    shown = text if isinstance(text, str) else "\t".join(text)
+    if isinstance(answer, dict):
+        label = answer.get("label", ", ".join(answer.get("labels", ())))
+        score = answer["score"] if "score" in answer else max(answer["scores"].values())
+        click.echo("\t".join([*([label] if "score" not in answer or "label" in answer else []), f"{score:.4f}", shown]))
+        return
+    of_masks = answer if answer and isinstance(answer[0], list) else [answer]
+    for candidates in of_masks:
+        words = ", ".join(f"{candidate['token']} {candidate['score']:.4f}" for candidate in candidates)
+        click.echo(f"{words}\t{shown}")
+
+
+@_command(_MODEL_DIR, click.argument("export_base"), _JSON, short_help="Write a model as a SavedModel for TF Serving.")
+def export(model_dir: str, export_base: str, as_json: bool) -> None:
+    """Exports the model in MODEL_DIR as the next version below EXPORT_BASE: a SavedModel that takes strings.
+
+    Prints the directory of the new version.
+
+    \b
+    Example:
+      garden export runs/sentiment/model exports/sentiment
+    """
+    import serving
+    from training.models import open_task
+
+    _log_to_stderr(logging.WARNING)
+    directory = serving.export(open_task(model_dir), export_base)
+    if as_json:
+        _print_json({"export": str(directory)})
+    else:
+        click.echo(directory)
+
+
+@_command(
+    click.option("--model-base", required=True, help="Directory with a model's versions in it: 1/, 2/."),
+    click.option("--name", help="The model's name in requests.  [default: the directory's]"),
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to answer on."),
+    click.option(
+        "--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="REST port; 0: a free one."
+    ),
+    click.option(
+        "--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="gRPC port; 0: a free one."
+    ),
+    _JSON,
+    short_help="Serve an export over REST and gRPC.",
+)
+def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
+    """Serves the newest version of a model over TF Serving's REST and gRPC APIs until SIGTERM or Ctrl-C.
+
+    Prints where, once it answers.
+
+    \b
+    Example:
+      garden serve --model-base exports/sentiment --name sentiment --port 8501 --grpc-port 8500
+    """
+    from serving.server import serve as run_server
+
+    def announce(server: Any) -> None:
+        if as_json:
+            _print_json({"rest": server.url, "grpc": server.grpc_address})
+        else:
+            click.echo(f"REST {server.url}\ngRPC {server.grpc_address}")
+        sys.stdout.flush()
+
+    _log_to_stderr(logging.INFO)
+    run_server(model_base=model_base, name=name, host=host, port=port, grpc_port=grpc_port, on_ready=announce)
+
+
+@_command(click.argument("directory"), _JSON, short_help="Describe a model or an export.")
+def info(directory: str, as_json: bool) -> None:
+    """Describes a model's directory, or an export: what it is, how large, what goes in and comes out.
+
+    \b
+    Example:
+      garden info runs/sentiment/model
+      garden info exports/sentiment
+    """
+    from garden.describe import describe
+    from training.paths import located
+
+    described = describe(located(directory))
+    if as_json:
+        _print_json(described)
+        return
+    for name, value in described.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for inner, text in value.items():
+                click.echo(f"  {inner}: {text}")
+        else:
+            click.echo(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What several tests need: a checkpoint small enough to train in a second, and examples that it can learn."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+GOOD = ("good", "great", "fine", "lovely", "moving")
+BAD = ("bad", "dull", "poor", "awful", "tiresome")
+OTHERS = ("a", "the", "film", "story", "with", "an", "end", "and", "actors", "is", "it", "was")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A directory in the Hugging Face layout: a BERT of 2 layers x 16 with random weights, without a head."""
+    import keras
+
+    from garden.models.bert import BertBackbone, BertConfig
+
+    directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *OTHERS]
+    keras.utils.set_random_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertBackbone(config).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> dict[str, Path]:
+    """Files of 96 and 40 short reviews, whose adjective says whether they are positive: `train`, `test`."""
+    directory = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    files = {}
+    for name, count in (("train", 96), ("test", 40)):
+        rows = []
+        for index in range(count):
+            label, words = (("negative", BAD), ("positive", GOOD))[index % 2]
+            text = " ".join([*draw.choices(OTHERS, k=draw.randint(1, 8)), draw.choice(words)])
+            rows.append(json.dumps({"text": text, "label": label}))
+        files[name] = directory / f"{name}.jsonl"
+        files[name].write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return files

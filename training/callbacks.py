@@ -1,0 +1,196 @@
+"""What happens between the steps of a run: metrics are written, the model is validated, checkpoints are saved.
+
+Every worker runs these callbacks, since reading metrics and validating takes all of them; only the chief's write files.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from garden.tasks import Examples, Task
+from training.output import Metrics
+
+logger = logging.getLogger(__name__)
+
+_RATE = "real_tokens_per_second"
+
+
+class _StepCallback(keras.callbacks.Callback):
+    """Calls `at_step` after each step with its number in the whole run, which counts from 1."""
+
+    def __init__(self, first: int):
+        super().__init__()
+        self.step = first
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.at_step(self.step, logs or {})
+
+    def at_step(self, step: int, logs: dict) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has to say what happens at a step")
+
+
+class LogMetrics(_StepCallback):
+    """Writes a line every few steps: `step`, metrics (means over the steps since the last line), `learning_rate` and
+    `real_tokens_per_second`.
+
+    Raises ValueError when the loss is not a finite number any more.
+    """
+
+    def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0):
+        super().__init__(first)
+        self.metrics, self.schedule, self.every, self.total = metrics, schedule, every, total
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def at_step(self, step, logs):
+        if step % self.every and step != self.total:
+            return
+        rate = float(self.schedule(step - 1))
+        line = {"step": step, **self._means(logs), "learning_rate": rate, _RATE: round(float(logs.get(_RATE, 0.0)), 1)}
+        if not math.isfinite(line["loss"]):
+            raise ValueError(f"step {step}: the loss is {line['loss']}; lower training.learning_rate ({rate:.3g} here)")
+        self.metrics.write(line)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
+        logger.info("step %d of %d: %s", step, self.total, shown)
+
+    def restart(self) -> None:
+        """Says that the model's metrics start from nothing again."""
+        self._seen = {}
+
+    def _means(self, logs: dict) -> dict[str, float]:
+        """Returns each metric's mean since the last line; what is not a mean keeps the value that Keras shows."""
+        values = {name: float(value) for name, value in logs.items() if name != _RATE}
+        for metric in _flat(self.model.metrics):
+            if not isinstance(metric, keras.metrics.Mean) or metric.name not in values:
+                continue
+            total, count = float(metric.total), float(metric.count)
+            old_total, old_count = self._seen.get(metric.name, (0.0, 0.0))
+            if count > old_count:
+                values[metric.name] = (total - old_total) / (count - old_count)
+            self._seen[metric.name] = total, count
+        return values
+
+
+def _flat(metrics: list) -> list:
+    return [inner for metric in metrics for inner in (getattr(metric, "metrics", None) or [metric])]
+
+
+class Validate(_StepCallback):
+    """Validates every few steps and after the last, keeps the best weights, and ends a run that gets no better.
+
+    Args:
+        examples: what to validate with.
+        best_metric: which of the model's metrics says what is best; names that end in "loss" or "error" are best when low.
+        keep_best: called with the step of weights that are the best so far.
+        patience: validations without a better one before training stops; None: never.
+        log: is told that the model's metrics restart.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        metrics: Metrics,
+        log: LogMetrics,
+        *,
+        every: int,
+        total: int,
+        first: int = 0,
+        batch_size: int,
+        best_metric: str,
+        keep_best,
+        patience: int | None = None,
+    ):
+        super().__init__(first)
+        self.examples, self.metrics, self.log, self.batch_size = examples, metrics, log, batch_size
+        self.every, self.total, self.patience, self.keep_best = every, total, patience, keep_best
+        self.best_metric = best_metric
+        self.name = f"validation_{best_metric}"
+        self._sign = -1 if best_metric.endswith(("loss", "error")) else 1
+        self.best_step: int | None = None
+        self._best, self._waited = -math.inf, 0
+        for line in metrics.lines:  # of an interrupted run
+            if self.name in line:
+                self._judge(line)
+
+    def at_step(self, step, logs):
+        if step % self.every and step != self.total:
+            return
+        results = self.model.evaluate(self.examples, batch_size=self.batch_size, verbose=0, return_dict=True)
+        self.model.reset_metrics()
+        self.log.restart()
+        line = {f"validation_{name}": float(value) for name, value in results.items() if name != _RATE}
+        if self.name not in line:
+            known = ", ".join(name.removeprefix("validation_") for name in line)
+            raise ValueError(f'training.best_metric: "{self.best_metric}" is not a metric of this task; known: {known}')
+        line = {"step": step, **line}
+        self.metrics.write(line)
+        logger.info("step %d: %s", step, ", ".join(f"{name} {line[name]:.4g}" for name in line if name != "step"))
+        if self._judge(line):
+            self.keep_best(step)
+        elif self.patience and self._waited >= self.patience:
+            logger.info("step %d: stopping, %s was best at step %d", step, self.name, self.best_step)
+            self.model.stop_training = True
+
+    def _judge(self, line: dict) -> bool:
+        """Returns whether a validation is the best so far, and counts those that are not."""
+        score = self._sign * line[self.name]
+        if score > self._best or self.best_step is None:
+            self._best, self._waited, self.best_step = score, 0, line["step"]
+            return True
+        self._waited += 1
+        return False
+
+
+class SaveState(_StepCallback):
+    """Saves the training state every few steps."""
+
+    def __init__(self, checkpoints: Checkpoints, *, every: int, first: int = 0):
+        super().__init__(first)
+        self.checkpoints, self.every = checkpoints, every
+
+    def at_step(self, step, logs):
+        if step % self.every == 0:
+            self.checkpoints.save_state(step)
+
+
+class Checkpoints:
+    """A run's checkpoints: its training state (weights, optimiser, step) and the best weights, one of each at a time."""
+
+    def __init__(self, model: Task, directory: Path, *, active: bool = True):
+        self._active = active
+        self._step = tf.Variable(0, dtype=tf.int64)
+        weights = [variable.value for variable in model.weights]
+        optimizer = [variable.value for variable in model.optimizer.variables]
+        state = tf.train.Checkpoint(step=self._step, weights=weights, optimizer=optimizer)
+        self._state = tf.train.CheckpointManager(state, str(directory), max_to_keep=1, checkpoint_name="step")
+        best = tf.train.Checkpoint(weights=weights)
+        self._best = tf.train.CheckpointManager(best, str(directory / "best"), max_to_keep=1, checkpoint_name="step")
+
+    def save_state(self, step: int) -> None:
+        """Saves what a later process needs to go on after `step`."""
+        self._step.assign(step)
+        if self._active:
+            self._state.save(checkpoint_number=step)
+
+    def restore_state(self) -> int:
+        """Restores the newest training state and returns its step; 0 without one."""
+        if not self._state.latest_checkpoint:
+            return 0
+        self._state.checkpoint.restore(self._state.latest_checkpoint).assert_consumed()
+        return int(self._step)
+
+    def save_best(self, step: int) -> None:
+        """Saves the weights as the best so far."""
+        if self._active:
+            self._best.save(checkpoint_number=step)
+
+    def restore_best(self) -> None:
+        """Restores the best weights."""
+        # Other workers than the chief learn of the checkpoint from the directory.
+        latest = tf.train.latest_checkpoint(self._best.directory)
+        self._best.checkpoint.restore(latest).assert_consumed()

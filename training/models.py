@@ -1,0 +1,120 @@
+"""The model of a run: a checkpoint or a new network, made a task; and saved tasks, opened as what they are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from garden.checkpoints import huggingface
+from garden.models.backbone import FAMILIES, family_of, open_weights
+from garden.tasks import TASKS, Examples, Task
+from garden.tokenizers import Tokenizer
+from training.config import RunConfig
+from training.paths import located
+
+
+def open_task(directory: str | Path, **options: Any) -> Task:
+    """Opens a saved model as the task that its config.json's `architectures` names.
+
+    Args:
+        directory: what `save_pretrained` or another tool wrote, Hugging Face layout.
+        options: as the task's `from_pretrained` takes them.
+
+    Raises FileNotFoundError and ValueError, each naming the file and what is wrong with it.
+    """
+    directory = located(directory)
+    return task_class(directory).from_pretrained(directory, **options)
+
+
+def task_class(directory: Path) -> type[Task]:
+    """Returns the class of the task that a directory's config.json names."""
+    if not (directory / huggingface.CONFIG_FILE).exists() and (directory / "model" / huggingface.CONFIG_FILE).exists():
+        raise FileNotFoundError(f"{directory}: the directory of a run; its model is in {directory / 'model'}")
+    values = huggingface.read_config(directory)
+    where = directory / huggingface.CONFIG_FILE
+    family = family_of(values, where)
+    names = values.get("architectures")
+    names = names if isinstance(names, list) else []
+    for task, published in family.architectures.items():
+        if published in names and task in TASKS:
+            return TASKS[task]
+    known = ", ".join(published for task, published in family.architectures.items() if task in TASKS)
+    raise ValueError(
+        f"{where}: architectures {names} has no trained task ({known}); train one with garden train and this directory as "
+        "model.pretrained"
+    )
+
+
+def build_task(config: RunConfig, examples: Examples) -> Task:
+    """Makes the model of a run, untrained as far as its checkpoint leaves it; call it in the strategy's scope.
+
+    `examples` are the training examples: where neither config nor checkpoint name the classes, their labels do.
+    """
+    task, training = TASKS[config.task], config.training
+    options = {"seed": training.seed, "batching": training.batching}
+    for name in ("sequence_length", "row_length"):
+        if getattr(training, name) is not None:
+            options[name] = getattr(training, name)
+    if config.task == "masked-lm":
+        options["mask_rate"] = training.mask_rate
+    if config.task == "text-classification":
+        options |= _classes(config, examples)
+    if config.model.pretrained is not None:
+        return task.from_pretrained(
+            located(config.model.pretrained), dtype=training.precision, new_head=config.model.new_head, **options
+        )
+    tokenizer = Tokenizer.from_pretrained(located(config.model.tokenizer))
+    family = _family(config.model.family)
+    if config.task not in family.heads:
+        raise ValueError(f'model.family: "{family.model_type}" has no head for {config.task}')
+    sizes = {"vocab_size": tokenizer.vocabulary_size, "pad_token_id": tokenizer.pad_id, **config.model.config}
+    unknown = [name for name in config.model.config if name not in family.config.__dataclass_fields__]
+    if unknown:
+        known = ", ".join(family.config.__dataclass_fields__)
+        raise ValueError(f"model.config.{unknown[0]}: no such key; known: {known}")
+    parts = family.heads[config.task].backbone_parts
+    backbone = family.backbone(family.config.from_dict(sizes, "model.config"), dtype=training.precision, **parts)
+    return task.build_on(backbone, tokenizer, **options)
+
+
+def _family(name: str):
+    if name not in FAMILIES:
+        raise ValueError(f'model.family: "{name}" is not known; known: {", ".join(FAMILIES)}')
+    return importlib.import_module(FAMILIES[name]).FAMILY
+
+
+def _classes(config: RunConfig, examples: Examples) -> dict[str, Any]:
+    options: dict[str, Any] = {"label_smoothing": config.training.label_smoothing}
+    if _has_classes(config):
+        if config.data.problem != "single_label":
+            options["problem"] = config.data.problem
+        return {**options, "labels": config.data.labels}
+    options["problem"] = config.data.problem
+    if config.data.problem != "regression":
+        options["labels"] = config.data.labels or labels_in(examples.labels, config.data.label)
+    elif config.data.labels:
+        raise ValueError("data.labels: a regression has none")
+    return options
+
+
+def _has_classes(config: RunConfig) -> bool:
+    """Whether the run starts from a checkpoint whose head for the task is trained."""
+    if config.model.pretrained is None or config.model.new_head:
+        return False
+    directory = located(config.model.pretrained)
+    family = family_of(huggingface.read_config(directory), directory / huggingface.CONFIG_FILE)
+    with open_weights(directory, family) as weights:
+        return config.task in family.heads and family.heads[config.task].marker in weights
+
+
+def labels_in(labels: Sequence[Any], field: str = "label") -> list[str]:
+    """Returns the names of the classes that occur in labels (or lists of them), sorted; of ids, "0", "1", ..."""
+    found = {name for label in labels for name in (label if isinstance(label, list) else [label])}
+    if all(isinstance(name, int) and not isinstance(name, bool) for name in found):
+        return [str(index) for index in range(max(found, default=-1) + 1)]
+    others = [name for name in found if not isinstance(name, str)]
+    if others:
+        raise ValueError(f'field "{field}": expected all labels to be names, or all to be ids, got {others[0]!r} too')
+    return sorted(found)

@@ -1,0 +1,155 @@
+"""What a model gets right on examples it has not seen: the usual measures, by scikit-learn and scipy.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+import scipy.stats
+import sklearn.metrics
+import tensorflow as tf
+
+from garden.tasks import Examples, Task, TextClassifier
+
+
+def report(model: Task, examples: Examples, *, batch_size: int = 32) -> dict[str, Any]:
+    """Returns how well a model does on labelled examples: numbers, lists and dictionaries that JSON can hold.
+
+    For text classification see `single_label_report`, `multi_label_report` and `regression_report`, whose keys come after
+    `task`, `problem` and `examples`. For other tasks: their loss and metrics, and the perplexity of masked-lm.
+
+    Raises ValueError, naming the first, for labels that are not the model's.
+    """
+    if isinstance(model, TextClassifier):
+        truth = model.label_values(examples.labels)
+        logits = predicted_logits(model, examples, batch_size=batch_size)
+        given = {"task": model.name_in_configs, "problem": model.problem, "examples": len(examples)}
+        if model.problem == "regression":
+            return given | regression_report(truth, logits[:, 0])
+        by_problem = {"single_label": single_label_report, "multi_label": multi_label_report}
+        return given | by_problem[model.problem](truth, logits, model.labels)
+    results = model.evaluate(examples, batch_size=batch_size, verbose=0, return_dict=True)
+    results = {name: float(value) for name, value in results.items() if name != "real_tokens_per_second"}
+    perplexity = {"perplexity": math.exp(min(results["loss"], 700.0))}
+    return {"task": model.name_in_configs, "examples": len(examples), **results, **perplexity}
+
+
+def predicted_logits(model: Task, examples: Examples, *, batch_size: int = 32) -> np.ndarray:
+    """Returns a classifier's logits [N,C] float32.
+
+    Computed on one device, whatever strategy the model was made under, so that no worker waits for another.
+    """
+    raw = model.raw_dataset(examples, batch_size=batch_size, labelled=False)
+    predict = tf.function(model.predict_step, reduce_retracing=True, autograph=False)
+    return np.concatenate([predict(batch).numpy() for batch in model.prepared_dataset(raw)])
+
+
+def single_label_report(truth: np.ndarray, logits: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """Measures one class a text.
+
+    Args:
+        truth: [N] ids.
+        logits: [N,C].
+        labels: names of the C classes.
+
+    Returns:
+        `accuracy`; `precision`, `recall` and `f1`: of two classes those of the second, `positive_class`, of more their
+        means (macro); `f1_macro`; `roc_auc`: of two classes the second's, of more the mean of each against the rest, None
+        where a class has no examples; `per_class`; `classes` and `confusion_matrix` [C,C], rows the true classes.
+    """
+    ids = list(range(len(labels)))
+    predicted = logits.argmax(axis=1)
+    by_class = _precision_recall_f1(truth, predicted, labels=ids, average=None)
+    macro = {name: float(np.mean(values)) for name, values in by_class.items() if name != "support"}
+    binary = len(labels) == 2
+    main = {name: float(values[1]) for name, values in by_class.items() if name != "support"} if binary else macro
+    probabilities = scipy.special.softmax(logits.astype(np.float64), axis=1)
+    roc_auc = None
+    if len(np.unique(truth)) == len(labels):
+        score = probabilities[:, 1] if binary else probabilities
+        roc_auc = float(sklearn.metrics.roc_auc_score(truth, score, multi_class="ovr", average="macro"))
+    return {
+        "accuracy": float(sklearn.metrics.accuracy_score(truth, predicted)),
+        **({"positive_class": labels[1]} if binary else {}),
+        **main,
+        "f1_macro": macro["f1"],
+        "roc_auc": roc_auc,
+        "per_class": _named(by_class, labels),
+        "classes": list(labels),
+        "confusion_matrix": sklearn.metrics.confusion_matrix(truth, predicted, labels=ids).tolist(),
+    }
+
+
+def multi_label_report(truth: np.ndarray, logits: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """Measures any number of classes a text; a class is given where its probability is one half or more.
+
+    Args:
+        truth: [N,C] of 0 and 1 (soft labels count as 1 from one half on).
+        logits: [N,C].
+        labels: names of the C classes.
+
+    Returns:
+        `accuracy`: share of right decisions; `exact_match`: share of texts with all of theirs right; `precision`,
+        `recall`, `f1`: macro; `f1_micro`; `roc_auc`: mean over the classes that have both texts with and without them,
+        None where there is none; `per_class`; `classes`; `confusion_matrices` [C,2,2], of each class, rows the truth
+        (without, with).
+    """
+    truth, predicted = (truth >= 0.5).astype(int), (logits >= 0).astype(int)
+    by_class = _precision_recall_f1(truth, predicted, average=None)
+    varied = [index for index in range(len(labels)) if 0 < truth[:, index].sum() < len(truth)]
+    areas = [sklearn.metrics.roc_auc_score(truth[:, index], logits[:, index]) for index in varied]
+    return {
+        "accuracy": float((truth == predicted).mean()),
+        "exact_match": float((truth == predicted).all(axis=1).mean()),
+        **{name: float(np.mean(values)) for name, values in by_class.items() if name != "support"},
+        "f1_micro": float(sklearn.metrics.f1_score(truth, predicted, average="micro", zero_division=0)),
+        "roc_auc": float(np.mean(areas)) if areas else None,
+        "per_class": _named(by_class, labels),
+        "classes": list(labels),
+        "confusion_matrices": sklearn.metrics.multilabel_confusion_matrix(truth, predicted).tolist(),
+    }
+
+
+def regression_report(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """Measures numbers [N] against numbers [N]: mean squared and absolute error, and Pearson's and Spearman's correlation.
+
+    The correlations are None where either side is all one number. `points`: up to 1,000 pairs (true, predicted), evenly
+    chosen, for a picture.
+    """
+    truth, predicted = np.asarray(truth, np.float64).reshape(-1), np.asarray(predicted, np.float64)
+    varied = len(truth) > 1 and np.ptp(truth) > 0 and np.ptp(predicted) > 0
+    shown = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), 1000)).astype(int))
+    return {
+        "mean_squared_error": float(sklearn.metrics.mean_squared_error(truth, predicted)),
+        "mean_absolute_error": float(sklearn.metrics.mean_absolute_error(truth, predicted)),
+        "pearson": float(scipy.stats.pearsonr(truth, predicted).statistic) if varied else None,
+        "spearman": float(scipy.stats.spearmanr(truth, predicted).statistic) if varied else None,
+        "points": np.stack([truth, predicted], axis=1)[shown].tolist(),
+    }
+
+
+def summary(results: dict[str, Any]) -> dict[str, float]:
+    """Returns a report's measures alone, without tables and lists."""
+    return {
+        name: value
+        for name, value in results.items()
+        if value is None or (isinstance(value, (int, float)) and name != "examples")
+    }
+
+
+def _precision_recall_f1(truth, predicted, **options) -> dict[str, np.ndarray]:
+    names = ("precision", "recall", "f1", "support")
+    values = sklearn.metrics.precision_recall_fscore_support(truth, predicted, zero_division=0, **options)
+    return dict(zip(names, values, strict=True))
+
+
+def _named(by_class: dict[str, np.ndarray], labels: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {
+        label: {name: values[index].item() for name, values in by_class.items()} for index, label in enumerate(labels)
+    }

@@ -1,0 +1,192 @@
+"""One training run, from a config to a model on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from garden.tasks import Examples, Task, read_examples
+from garden.tasks.optimization import AdamW, LinearSchedule
+from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate
+from training.config import RunConfig
+from training.models import build_task
+from training.output import (
+    CHECKPOINTS,
+    MODEL,
+    PLOTS,
+    REPORT,
+    Metrics,
+    check_output,
+    open_output,
+    write_json,
+    write_whole,
+)
+from training.paths import located
+from training.reports import report
+from training.strategy import is_chief, strategy
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EPOCHS = 3
+
+
+def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = False) -> dict[str, Any]:
+    """Trains what a config says and writes its output directory (see `training.output`).
+
+    The same config gives the same run. An interrupted run of the same config and directory continues from its last
+    checkpoint, where there is one.
+
+    Args:
+        config: see `training.config`.
+        overwrite: replace another run in the output directory.
+        progress_bar: show Keras's, on stderr.
+
+    Returns `output`, `model` (directories), `steps`, `kept_step` (whose weights the model has), `training_seconds`, and
+    `report`, None without examples to report on.
+
+    Raises FileNotFoundError and ValueError, one line each, before anything is written or removed, as far as can be known.
+    """
+    check_output(config, overwrite=overwrite)
+    devices = strategy(config.strategy)
+    keras.utils.set_random_seed(config.training.seed)
+    train, validation, test = read_data(config)
+    per_pass = -(-len(train) // config.training.batch_size)
+    total = config.training.steps or max(round((config.training.epochs or DEFAULT_EPOCHS) * per_pass), 1)
+    schedule = LinearSchedule(config.training.learning_rate, steps=total, warmup=config.training.warmup)
+    with devices.scope():
+        model = build_task(config, train)
+        model.compile(
+            optimizer=AdamW(
+                schedule,
+                weight_decay=config.training.weight_decay,
+                global_clipnorm=config.training.clip_norm,
+            )
+        )
+    for examples in (validation, test):
+        if examples is not None:
+            model.label_values(examples.labels)
+    batches = training_batches(model, train, config)
+
+    chief = is_chief(devices)
+    directory = open_output(config, overwrite=overwrite) if chief else Path(config.output)
+    checkpoints = Checkpoints(model, directory / CHECKPOINTS, active=chief)
+    first = checkpoints.restore_state()
+    if first:
+        logger.info("%s: continuing an interrupted run after step %d", directory, first)
+    started = time.perf_counter()
+    with Metrics(directory, step=first, tensorboard=config.training.tensorboard, active=chief) as metrics:
+        log = LogMetrics(metrics, schedule, every=config.training.log_steps, total=total, first=first)
+        callbacks: list[Any] = [log]
+        if validation is not None:
+            judge = Validate(
+                validation,
+                metrics,
+                log,
+                every=config.training.validation_steps or per_pass,
+                total=total,
+                first=first,
+                batch_size=config.training.batch_size,
+                best_metric=config.training.best_metric or default_metric(model),
+                keep_best=checkpoints.save_best if config.training.keep == "best" else lambda step: None,
+                patience=config.training.early_stopping,
+            )
+            callbacks.append(judge)
+        if config.training.checkpoint_steps:
+            callbacks.append(SaveState(checkpoints, every=config.training.checkpoint_steps, first=first))
+        if first < total:
+            # Keras writes its bar to stdout, which is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                model.fit(
+                    batches.skip(first),
+                    epochs=1,
+                    steps_per_epoch=total - first,
+                    class_weight=config.training.class_weight,
+                    callbacks=callbacks,
+                    verbose=1 if progress_bar else 0,
+                )
+    seconds = time.perf_counter() - started
+
+    steps = log.step
+    kept = steps
+    if validation is not None and config.training.keep == "best":
+        kept = judge.best_step
+        checkpoints.restore_best()
+    results = None if test is None else report(model, test, batch_size=config.training.batch_size)
+    if chief:
+        _finish(model, directory, metrics, results)
+    _wait_for_all(devices)
+    return {
+        "output": str(directory),
+        "model": str(directory / MODEL),
+        "steps": steps,
+        "kept_step": kept,
+        "training_seconds": round(seconds, 1),
+        "report": results,
+    }
+
+
+def read_data(config: RunConfig) -> tuple[Examples, Examples | None, Examples | None]:
+    """Returns the training, validation and test examples of a config; None for those that there are none of."""
+    data = config.data
+    label = None if config.task == "masked-lm" else data.label
+    read = functools.partial(read_examples, text=data.text, pair=data.pair, label=label)
+    train = read(located(data.train))
+    validation = read(located(data.validation)) if data.validation else None
+    test = read(located(data.test)) if data.test else None
+    if data.validation_share:
+        held = round(len(train) * data.validation_share)
+        if not 0 < held < len(train):
+            raise ValueError(
+                f"data.validation_share: {data.validation_share} of {len(train)} training examples is {held}; "
+                "expected at least one, and one to train on"
+            )
+        order = np.random.default_rng(config.training.seed).permutation(len(train))
+        train, validation = _chosen(train, np.sort(order[held:])), _chosen(train, np.sort(order[:held]))
+    return train, validation, test or validation
+
+
+def _chosen(examples: Examples, indices: np.ndarray) -> Examples:
+    columns = (examples.texts, examples.pairs, examples.labels)
+    return Examples(*(None if column is None else [column[index] for index in indices] for column in columns))
+
+
+def training_batches(model: Task, examples: Examples, config: RunConfig) -> tf.data.Dataset:
+    """Returns batches of raw examples without end, each pass in another order, which the seed decides."""
+    texts = examples.texts if examples.pairs is None else (examples.texts, examples.pairs)
+    labels = model.label_values(examples.labels)
+    data = tf.data.Dataset.from_tensor_slices((texts,) if labels is None else (texts, labels))
+    data = data.shuffle(len(examples), seed=config.training.seed, reshuffle_each_iteration=True)
+    return data.batch(config.training.batch_size).repeat()
+
+
+def default_metric(model: Task) -> str:
+    """Returns the metric that says which weights are best: accuracy where the task has it, else loss."""
+    names = [getattr(metric, "name", None) for metric in model.default_metrics()]
+    return "accuracy" if "accuracy" in names else "loss"
+
+
+def _finish(model: Task, directory: Path, metrics: Metrics, results: dict[str, Any] | None) -> None:
+    # matplotlib takes a second to import, and other workers than the chief never draw.
+    from training.plots import draw_learning_curves, draw_report
+
+    write_whole(directory / MODEL, model.save_pretrained)
+    if results is not None:
+        write_json(directory / REPORT, results)
+        draw_report(results, directory / PLOTS)
+    draw_learning_curves(metrics.lines, directory / PLOTS)
+
+
+def _wait_for_all(devices: tf.distribute.Strategy) -> None:
+    """Returns when every worker is here: one that ends early takes the others down."""
+    if devices.num_replicas_in_sync > 1:
+        sum_up = functools.partial(tf.distribute.ReplicaContext.all_reduce, reduce_op=tf.distribute.ReduceOp.SUM)
+        devices.run(lambda: sum_up(tf.distribute.get_replica_context(), value=tf.constant(1.0)))
