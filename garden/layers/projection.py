@@ -66,7 +66,8 @@ class Dense(Projections):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        return {**config, "width": config.pop("widths")[0]}
+        (width,) = config.pop("widths")
+        return {**config, "width": width}
 
 
 def matmul(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
