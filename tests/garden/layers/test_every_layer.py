@@ -100,6 +100,7 @@ def test_xla_compiles_it_forwards_and_backwards(case):
         with tf.GradientTape() as tape, layers.step_seed(1, tf.constant(2)):
             while_training = layer(*inputs, **options, **trained)
         gradients = tape.gradient(while_training, layer.trainable_variables)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # embeddings' are lists of rows
         return (layer(*inputs, **options) if trained else while_training), while_training, gradients
 
     given, *others = compiled([tf.constant(values) for values in inputs])
