@@ -131,7 +131,7 @@ def check(directory: Path, functions: dict[str, Any], samples: Sequence[str | by
         exchange.write_bytes(pickle.dumps(requests))
         script = Path(__file__).with_name("reload.py")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        command = [sys.executable, str(script), str(directory), str(exchange)]
+        command = [sys.executable, str(script), str(directory.resolve()), str(exchange)]
         # Run from the scratch directory: nothing of this checkout is importable from there.
         done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
