@@ -6,6 +6,7 @@ Letters: B batch, T tokens.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, 
 from garden.tokenizers.vocabulary import Vocabulary
 
 _NO_LIMIT = 2**31 - 1
+_FIT_ERROR = re.compile('max_length must be at least .* added|truncation ".*"longest_first"')
 
 
 class _Graphs:
@@ -43,8 +45,12 @@ class _Graphs:
             self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
         try:
             return self._made[key](*tensors)
-        except tf.errors.InvalidArgumentError as error:  # max_length does not fit: said in the graph
-            raise ValueError(_first_line(error)) from None
+        except tf.errors.InvalidArgumentError as error:
+            for line in str(error).splitlines():
+                found = _FIT_ERROR.search(line)
+                if found:  # an assertion of apply_template
+                    raise ValueError(found.group()) from None
+            raise
 
     def detokenize(self, ids: tf.RaggedTensor, skip_special_tokens: bool) -> tf.Tensor:
         """`Tokenizer._detokenize_graph`."""
@@ -197,9 +203,9 @@ class Tokenizer(tf.Module):
     def _detokenize_graph(self, values, splits, skip_special_tokens: bool) -> tf.Tensor:
         with tf.device("CPU:0"):
             first, later = self._decoded_tensors()
-            known = tf.constant(self._known(skip_special_tokens))
+            shown = tf.constant(self._shown(skip_special_tokens))
             inside = (values >= 0) & (values < self.vocabulary_size)
-            kept = tf.where(inside & tf.gather(known, tf.where(inside, values, 0)))[:, 0]
+            kept = tf.where(inside & tf.gather(shown, tf.where(inside, values, 0)))[:, 0]
             values = tf.gather(values, kept)
             splits = tf.searchsorted(kept, splits, side="left", out_type=tf.int64)
             leads = tf.gather(splits, tf.where(splits[1:] > splits[:-1])[:, 0])  # where each text begins
@@ -208,19 +214,24 @@ class Tokenizer(tf.Module):
             )
             return tf.strings.reduce_join(tf.RaggedTensor.from_row_splits(strings, splits, validate=False), axis=1)
 
-    def _known(self, skip_special_tokens: bool) -> np.ndarray:
-        known = np.ones(self.vocabulary_size, bool)
-        known[[token.id for token in self.added_tokens if token.special and skip_special_tokens]] = False
-        return known
+    def _shown(self, skip_special_tokens: bool) -> np.ndarray:
+        """Which tokens have a place in decoded text, [V] bool. Special tokens are known by their spelling."""
+        special = {token.content for token in self.added_tokens if token.special and skip_special_tokens}
+        return np.array([spelling not in special for spelling in self._spellings()])
 
     def _decoded_tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
         if self._decoded_constants is None:
             with tf.init_scope(), tf.device("CPU:0"):
-                self._decoded_constants = tuple(tf.constant(strings) for strings in self._decoded())
+                decoded = self._decoded(self._spellings())
+                self._decoded_constants = tuple(tf.constant(strings) for strings in decoded)
         return self._decoded_constants
 
-    def _decoded(self) -> tuple[list[str], list[str]]:
-        """What each token of the vocabulary adds to a text, as its first token and as a later one."""
+    def _spellings(self) -> list[str]:
+        """The vocabulary as decoding spells it: added tokens that are matched normalised stay so, as in `tokenizers`."""
+        return self.vocabulary
+
+    def _decoded(self, spellings: list[str]) -> tuple[list[str], list[str]]:
+        """What each token adds to a text, as its first token and as a later one."""
         raise NotImplementedError
 
     # ---- Vocabulary ----------------------------------------------------------------------------------------------
@@ -309,10 +320,3 @@ def _as_batch(texts, name: str) -> tf.Tensor:
     if tensor.shape.rank not in (1, None):
         raise TypeError(f"{name}: expected shape [batch], got {tensor.shape}")
     return tensor if tensor.shape.rank == 1 else tf.ensure_shape(tensor, [None])
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    """The message of an assertion in the graph, without the graph's names."""
-    text = error.message.strip()
-    start = max(text.find("max_length must"), text.find("truncation "), 0)
-    return text[start:].split("\n")[0].split("' b'")[0]

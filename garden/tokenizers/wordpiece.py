@@ -107,17 +107,11 @@ class WordPieceTokenizer(Tokenizer):
     # ---- Tables --------------------------------------------------------------------------------------------------
 
     def _compile(self) -> None:
-        data = character_data()
-        flags = {
-            "clean": self.clean_text,
-            "chinese": self.split_chinese,
-            "strip": self.lowercase if self.strip_accents is None else self.strip_accents,
-            "lowercase": self.lowercase,
-        }
+        data, flags = character_data(), self._flags
         literal = [token for token in self.added_tokens if not token.normalized]
         normal = [token for token in self.added_tokens if token.normalized]
         contents = [encode_points(token.content) for token in literal]
-        normal_contents = [encode_points(chars.normalize(token.content, data, **flags)) for token in normal]
+        normal_contents = [encode_points(self._normalized(token.content)) for token in normal]
         normal, normal_contents = _nonempty(normal, normal_contents)
         strings, lengths, token_ids = self._matchable(data.flags)
 
@@ -134,7 +128,10 @@ class WordPieceTokenizer(Tokenizer):
         self._trie = Trie([*coded, *(token_codes[:, None] + code_count)], 2 * code_count)
 
         begins = np.array([content[0] for content in contents], np.int32)
-        tables = chars.character_tables(data, alphabet, len(self.added_tokens), begins, **flags)
+        spell_spaces = any(token.lstrip or token.rstrip for token in normal) or any(
+            (data.flags[content] & Flag.CHINESE).any() for content in normal_contents
+        )
+        tables = chars.character_tables(data, alphabet, len(self.added_tokens), begins, spell_spaces, **flags)
         self._entries, self._code_count = tables.entries, code_count
         self._literals = self._literal_matcher(data.flags, literal, contents) if literal else None
         self._normal_literals = None
@@ -160,6 +157,14 @@ class WordPieceTokenizer(Tokenizer):
             self._literal_points = tf.constant(private, tf.int32)
             codes = [chars.ISOLATED + int(token_codes[place[token.content]]) for token in normal]
             self._normal_entries = tf.constant(codes, tf.int32)
+
+    @property
+    def _flags(self) -> dict[str, bool]:
+        strip = self.lowercase if self.strip_accents is None else self.strip_accents
+        return {"clean": self.clean_text, "chinese": self.split_chinese, "strip": strip, "lowercase": self.lowercase}
+
+    def _normalized(self, text: str) -> str:
+        return chars.normalize(text, character_data(), **self._flags)
 
     def _matchable(self, flags: np.ndarray) -> tuple[list[np.ndarray], list[int], list[int]]:
         """The strings that a word may begin with or go on with, their lengths and token ids.
@@ -194,14 +199,21 @@ class WordPieceTokenizer(Tokenizer):
         coded = [np.searchsorted(alphabet, content) + 1 for content in contents]
         return LiteralMatcher(tokens, coded, len(alphabet) + 1, self.split_special_tokens)
 
-    def _decoded(self) -> tuple[list[str], list[str]]:
+    def _spellings(self) -> list[str]:
+        spellings = list(self.vocabulary)
+        for token in self.added_tokens:
+            if token.normalized:
+                spellings[token.id] = self._normalized(token.content)
+        return spellings
+
+    def _decoded(self, spellings: list[str]) -> tuple[list[str], list[str]]:
         if not self.decoder:
-            return self.vocabulary, [" " + token for token in self.vocabulary]
+            return spellings, [" " + token for token in spellings]
         prefix = self.continuing_prefix
-        later = [token[len(prefix) :] if token.startswith(prefix) else " " + token for token in self.vocabulary]
+        later = [token[len(prefix) :] if token.startswith(prefix) else " " + token for token in spellings]
         if not self.cleanup:
-            return self.vocabulary, later
-        return [_clean_up(token) for token in self.vocabulary], [_clean_up(token) for token in later]
+            return spellings, later
+        return [_clean_up(token) for token in spellings], [_clean_up(token) for token in later]
 
     def _to_files(self) -> dict[str, str]:
         from garden.tokenizers.wordpiece_files import wordpiece_to_files
@@ -229,8 +241,7 @@ class WordPieceTokenizer(Tokenizer):
             input=rows_U, input_encoding="UTF-8", errors="replace", Tsplits=tf.int64
         )  # invalid bytes become U+FFFD
         points_N, begins_U = decoded.char_values, tf.cast(decoded.row_splits[:-1], tf.int32)
-        edges = tf.math.bincount(begins_U[1:], minlength=tf.size(points_N), maxlength=tf.size(points_N))
-        characters = self._normalize(points_N, tf.cumsum(edges))
+        characters = self._normalize(points_N, _rows(begins_U, tf.size(points_N)))
         places_P, piece_P, length_P = self._pieces(characters)
         row_P = tf.gather(characters.rows, places_P)
         splits = _row_splits(tf.cast(row_P, tf.int64), tf.size(rows_U, tf.int64))
@@ -298,7 +309,7 @@ class WordPieceTokenizer(Tokenizer):
         last_N = tf.where(several_N, tf.gather(self._expansion_starts, expansion_N + 1), first_N + 1)
         last_N = tf.where(tf.equal(class_N, chars.REMOVED), first_N, last_N)
         splits, spelled_M = tf.raw_ops.RaggedRange(starts=first_N, limits=last_N, deltas=1, Tsplits=tf.int32)
-        source_M = tf.searchsorted(splits, tf.range(tf.size(spelled_M)), side="right") - 1
+        source_M = _rows(splits[:-1], tf.size(spelled_M))
         entry_M = tf.where(
             tf.gather(several_N, source_M),
             tf.gather(self._expansion_entries, spelled_M),
@@ -405,6 +416,11 @@ def _code(entries: tf.Tensor) -> tf.Tensor:
 
 def _class(entries: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_and(entries, -1 << chars.CLASS_SHIFT)
+
+
+def _rows(begins_U: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Which row each of `count` values is in, [count] int32; rows begin at begins_U and may be empty."""
+    return tf.cumsum(tf.math.bincount(begins_U[1:], minlength=count, maxlength=count))
 
 
 def _row_splits(row_P: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -69,6 +69,7 @@ def character_tables(
     alphabet: np.ndarray,
     added_tokens: int,
     begins: np.ndarray,
+    spell_spaces: bool,
     *,
     clean: bool,
     chinese: bool,
@@ -78,14 +79,15 @@ def character_tables(
     """Compile the flags and the alphabet.
 
     alphabet: the code points that have codes 1, 2, ...; the added tokens' codes follow. begins: code points that begin
-    an added token.
+    an added token. spell_spaces: ideographs come with the spaces that set them apart, because an added token that is
+    matched after normalisation may take them in; otherwise they are words of their own.
     """
     flags = data.flags
     code_of = np.zeros(SCALARS, np.int32)
     code_of[alphabet] = np.arange(1, len(alphabet) + 1)
     separator, punctuation = (flags & Flag.SEPARATOR) > 0, (flags & Flag.PUNCTUATION) > 0
     # An entry for each character as an outcome of normalisation.
-    outcome = np.where(separator, SEPARATOR, np.where(punctuation, code_of + ISOLATED, code_of + IN_WORD))
+    outcome = code_of + np.where(separator, SEPARATOR, np.where(punctuation, ISOLATED, IN_WORD))
     outcome += WORD_BIT * ((flags & Flag.WORD) > 0)
 
     becomes = np.arange(SCALARS, dtype=np.int32)  # where that is one character
@@ -105,17 +107,19 @@ def character_tables(
                 expansions.setdefault(key, several[int(becomes[key])])
         removed[keys[lengths == 0]] = True
 
+    ideographs = np.flatnonzero(flags & Flag.CHINESE) if chinese else []
+    if spell_spaces:
+        expansions.update((int(point), np.array([32, becomes[point], 32])) for point in ideographs)
     entries = outcome[becomes]
     order = sorted(expansions)
     entries[order] = EXPANDED + np.arange(len(order), dtype=np.int32)
     entries[removed] = REMOVED
-    if chinese:  # between the spaces that set it apart, so no part of a word to added tokens either
-        apart = (flags & Flag.CHINESE) > 0
-        entries[apart] = (entries[apart] & CODE) + ISOLATED
+    if not spell_spaces:  # no part of a word to added tokens either
+        entries[ideographs] = (entries[ideographs] & CODE) + ISOLATED
     joins = data.combining > 0
     if clean:
         cleaned = (flags & Flag.CLEANED) > 0
-        entries[(flags & Flag.BLANKED) > 0] = SEPARATOR
+        entries[(flags & Flag.BLANKED) > 0] = outcome[ord(" ")]
         entries[cleaned] = REMOVED
         joins = (joins & ~((flags & Flag.BLANKED) > 0)) | cleaned
     entries[joins] |= JOINS_BIT
@@ -124,7 +128,8 @@ def character_tables(
     entries = np.concatenate([entries, [REMOVED + JOINS_BIT], tokens]).astype(np.int32)
 
     strings = [expansions[key] for key in order]
-    flat = np.concatenate([*strings, np.zeros(0, np.int64)]).astype(np.int64)
+    strings.append(np.zeros(1, np.int32))  # so that the tables are never empty
+    flat = np.concatenate(strings)
     ranks = np.zeros(len(alphabet) + added_tokens + 1, np.int32)
     if strip:
         ranks[1 : len(alphabet) + 1] = data.combining[alphabet]
