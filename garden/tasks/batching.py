@@ -26,7 +26,8 @@ def pack(
     """
     lengths = tf.cast(token_ids.row_lengths(), tf.int32)
     length = _rounded(tf.maximum(_longest(lengths), row_length), multiple)
-    rows, starts, slots = _first_fit(lengths, length)
+    # A text without tokens gets a place too, so that `text_positions` stay inside their rows.
+    rows, starts, slots = _first_fit(tf.maximum(lengths, 1), length)
     return _laid_out(token_ids, type_ids, rows, starts, slots, length, pad_id)
 
 
@@ -83,6 +84,7 @@ def _first_fit(lengths_E: tf.Tensor, row_length: tf.Tensor) -> tuple[tf.Tensor, 
         lambda i, *_: i < count,
         place,
         (tf.constant(0), tf.fill([count], row_length), tf.zeros([count], tf.int32), array, array, array),
+        shape_invariants=(*[tf.TensorShape(shape) for shape in ([], [None], [None])], *[tf.TensorShape(None)] * 3),
         parallel_iterations=1,
     )
     inverse = tf.math.invert_permutation(order)

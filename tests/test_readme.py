@@ -1,0 +1,84 @@
+"""Every `garden` command and every Python block of the README and of docs/ runs, on a tiny model and tiny data."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PRELUDE = """
+texts = ["a great film", "a dull film"] * 8
+labels = ["positive", "negative"] * 8
+more_texts, more_labels = texts, labels
+"""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def commands(page: Path) -> list[str]:
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("garden ")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_bert, tiny_data) -> Path:
+    """A working directory with what the pages take for granted: a config, data and a trained model."""
+    place = tmp_path_factory.mktemp("reader")
+    (place / "configs").mkdir()
+    config = f"""
+        task: text-classification
+        model: {{pretrained: "{tiny_bert}"}}
+        data: {{train: "{tiny_data["train"]}", validation: "{tiny_data["test"]}", labels: [negative, positive]}}
+        training: {{epochs: 1, sequence_length: 32}}
+        output: runs/sentiment
+    """
+    (place / "configs" / "sentiment.yaml").write_text(config, encoding="utf-8")
+    for name in ("train.jsonl", "test.jsonl"):
+        (place / name).write_bytes(tiny_data[name.removesuffix(".jsonl")].read_bytes())
+    (place / "path" / "to").mkdir(parents=True)
+    (place / "path" / "to" / "checkpoint").symlink_to(tiny_bert)
+    run(place, "garden train configs/sentiment.yaml")
+    return place
+
+
+def run(place: Path, command: str) -> str:
+    garden = str(Path(sys.executable).with_name("garden"))
+    done = subprocess.run([garden, *shlex.split(command)[1:]], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def test_pages_are_there():
+    assert any(commands(page) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page, place):
+    for command in commands(page):
+        if command.startswith("garden serve"):
+            # tests/serving starts servers; here it matters that the options are there.
+            options = re.findall(r"--[\w-]+", command)
+            help_page = run(place, "garden serve --help")
+            assert all(option in help_page for option in options), command
+        elif command.startswith("garden train") and "output=" not in command and "--help" not in command:
+            run(place, f"{command} output=runs/{abs(hash(command))}")
+        else:
+            run(place, command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs(page, place):
+    for block in blocks(page, "python"):
+        if "serving.client" in block:
+            compile(block, str(page), "exec")  # tests/serving asks real servers
+            continue
+        done = subprocess.run(
+            [sys.executable, "-c", PRELUDE + block], cwd=place, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{page.name}: {done.stderr[-2000:]}"
