@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +71,8 @@ def read_examples(
                 raise ValueError(f'{where}: no field "{name}"; the line has {has}')
             if name != label and not isinstance(value, str):
                 raise ValueError(f'{where}: field "{name}": expected a string, got {value!r}')
+            if isinstance(value, str) and not _is_unicode(value):
+                raise ValueError(f'{where}: field "{name}": not valid Unicode (half a surrogate pair): {value!r:.60}')
             columns[name].append(value)
     if not columns[text]:
         raise ValueError(f"{path}: no examples in it")
@@ -113,7 +117,7 @@ def _lines(path: Path) -> Iterator[str]:
                 yield line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, after line {number}: not UTF-8 ({error.reason}); convert the file") from None
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}, after line {number}: cannot be read on ({error})") from None
 
 
@@ -122,17 +126,18 @@ def _shortened(line: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def as_examples(x: Any, y: Any = None) -> Examples:
+def as_examples(x: Any, y: Any = None, *, label: str | None = "label") -> Examples:
     """Returns lists, arrays or a file's path as examples; TypeError for anything else.
 
-    Pairs of texts are a tuple of two sequences or a list of two-tuples.
+    Pairs of texts are a tuple of two sequences or a list of two-tuples. `label` is the field of a file's labels, None where
+    they are not wanted.
     """
-    if isinstance(x, Examples):
-        return x
-    if isinstance(x, (str, Path)):
+    if isinstance(x, (str, Path, Examples)):
         if y is not None:
-            raise ValueError(f"labels come from the file {x}; do not give them again")
-        return read_examples(x)
+            raise ValueError(
+                f"labels come with the {'examples' if isinstance(x, Examples) else f'file {x}'}; give no others"
+            )
+        return x if isinstance(x, Examples) else read_examples(x, label=label)
     labels = None if y is None else _as_list(y)
     if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], (str, bytes)):
         first, second = (_strings(_as_list(side)) for side in x)
@@ -155,9 +160,19 @@ def _strings(values: list) -> list[str]:
     for index, value in enumerate(values):
         if not isinstance(value, (str, bytes)):
             raise TypeError(f"text {index}: expected a string, got {value!r}")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise ValueError(f"text {index}: not valid Unicode (half a surrogate pair): {value!r:.60}")
     with contextlib.suppress(UnicodeDecodeError):
         return [value.decode() if isinstance(value, bytes) else value for value in values]
     return values
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def checked(condition: tf.Tensor, name: str, value: tf.Tensor, expected: str) -> tf.Operation:
@@ -175,4 +190,6 @@ def clear_errors() -> Iterator[None]:
         parts = str(error).split(_MARK)
         if len(parts) < 3:
             raise
-        raise ValueError(f"dataset: {parts[1]}") from None
+        # TensorFlow shows strings as C would write them, which Python reads as bytes.
+        message = ast.literal_eval(f'b"{parts[1]}"').decode(errors="replace")
+        raise ValueError(f"dataset: {message}") from None

@@ -37,6 +37,7 @@ class MaskedLM(Task):
     """
 
     name_in_configs = "masked-lm"
+    label_field = None
 
     def __init__(self, backbone, tokenizer, head, *, mask_rate: float = 0.15, row_length: int = 128, **kwargs):
         super().__init__(backbone, tokenizer, head, row_length=row_length, **kwargs)
@@ -90,6 +91,11 @@ class MaskedLM(Task):
         if labels is not None:
             raise ValueError("labels: masked language modelling makes its own; give texts only")
 
+    def labelled(self, batch, class_weight):
+        if "weight" in batch or class_weight:
+            raise ValueError("weights: masked language modelling has none; give texts only")
+        return batch
+
     def inputs(self, batch, *, training, seed):
         x = self.batched(batch["text"], batch.get("pair"), training=training)
         x.pop("text_positions"), x.pop("text_index")
@@ -115,7 +121,7 @@ class MaskedLM(Task):
 
         `tokens` [E,K] string, `scores` [E,K] float32, likeliest first. A text without a mask has empty tokens with score 0.
         """
-        token_ids, positions, rows = self._masks(texts)
+        token_ids, positions, rows = self._masks(texts, pairs)
         first = tf.math.unsorted_segment_min(tf.range(tf.size(rows)), rows, tf.size(texts))
         has_mask = first < tf.size(rows)
         place = tf.where(has_mask, tf.gather(tf.pad(positions, [[0, 1]]), tf.minimum(first, tf.size(rows))), 0)
@@ -137,7 +143,8 @@ class MaskedLM(Task):
         answers = []
         for start in range(0, len(examples), batch_size):
             part = examples[start : start + batch_size]
-            x, positions, rows = self._masks(tf.constant(part.texts))
+            sides = (tf.constant(side) for side in (part.texts, part.pairs) if side is not None)
+            x, positions, rows = self._masks(*sides)
             masks_of = [np.flatnonzero(rows.numpy() == row) for row in range(len(part))]
             if missing := [text for text, masks in zip(part.texts, masks_of, strict=True) if not len(masks)]:
                 mask = self.tokenizer.vocabulary[self.tokenizer.mask_id]
@@ -157,9 +164,11 @@ class MaskedLM(Task):
                 answers.append(found[0] if len(found) == 1 else found)
         return answers[0] if isinstance(texts, str) else answers
 
-    def _masks(self, texts: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+    def _masks(
+        self, texts: tf.Tensor, pairs: tf.Tensor | None = None
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Returns texts one a row, and their masks' positions [M] and rows [M], in order."""
-        encoded = self.tokenizer.encode(texts, max_length=self.sequence_length)
+        encoded = self.tokenizer.encode(texts, pairs, max_length=self.sequence_length)
         x = pad(encoded.token_ids, encoded.type_ids, pad_id=self.tokenizer.pad_id or 0)
         x.pop("text_positions"), x.pop("text_index")
         places = tf.cast(tf.where(x["token_ids"] == self.tokenizer.mask_id), tf.int32)

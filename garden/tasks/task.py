@@ -49,6 +49,9 @@ class Task(DistributedModel):
     name_in_configs: ClassVar[str]
     """The task's name in run configs and in families' `heads`."""
 
+    label_field: ClassVar[str | None] = "label"
+    """The field of a file that holds labels; None for a task without."""
+
     def __init__(
         self,
         backbone: Backbone,
@@ -226,10 +229,11 @@ class Task(DistributedModel):
         if not self.compiled:
             self.compile()
         size = batch_size or 32
-        if validation_split:
-            x, y, validation_data = _split(x, y, validation_split)
+        if validation_split and validation_data is None:
+            x, y, sample_weight, validation_data = self._split(x, y, sample_weight, validation_split)
         data = self.raw_dataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, class_weight=class_weight)
-        self.pairs = isinstance(data.element_spec, dict) and "pair" in data.element_spec
+        if not _is_prepared(data):
+            self.pairs = "pair" in data.element_spec
         if validation_data is not None:
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
             validation_data = self.raw_dataset(*parts, batch_size=validation_batch_size or size)
@@ -266,11 +270,15 @@ class Task(DistributedModel):
         logits = tf.cast(self(x, training=False), tf.float32)
         if "text_index" not in x:
             return logits
-        return unpack(logits, x["text_index"], tf.reduce_max(tf.reshape(x["text_index"], [-1])) + 1)
+        # A replica may have got no text at all.
+        count = tf.reduce_max(tf.concat([tf.reshape(x["text_index"], [-1]), [-1]], axis=0)) + 1
+        return unpack(logits, x["text_index"], count)
+
+    def _steps_done(self) -> int:
+        return int(self.optimizer.iterations) if self.compiled else 0
 
     def _plan_rate(self, steps: int) -> None:
-        begin = int(self.optimizer.iterations)
-        schedule = LinearSchedule(self._default_rate, steps=steps if steps > 0 else None, begin=begin)
+        schedule = LinearSchedule(self._default_rate, steps=steps if steps > 0 else None, begin=self._steps_done())
         self.optimizer.learning_rate = schedule
         # The schedule is a constant of the compiled step.
         self.train_function = None
@@ -312,18 +320,40 @@ class Task(DistributedModel):
                 return x
             fields = _named(x)
         else:
-            examples = as_examples(x, y)
+            examples = as_examples(x, y, label=self.label_field if labelled else None)
+            if not len(examples):
+                raise ValueError("no texts given; give at least one")
+            if sample_weight is not None and len(sample_weight) != len(examples):
+                raise ValueError(
+                    f"sample_weight: expected one for each of {len(examples)} texts, got {len(sample_weight)}"
+                )
             columns = {"text": examples.texts, "pair": examples.pairs, "weight": sample_weight}
             if labelled:
                 columns["label"] = self.label_values(examples.labels)
             columns = {name: values for name, values in columns.items() if values is not None}
             fields = tf.data.Dataset.from_tensor_slices(columns)
             if shuffle:
-                fields = fields.shuffle(len(examples), seed=self.seed, reshuffle_each_iteration=True)
+                seed = self.seed + self._steps_done()
+                fields = fields.shuffle(len(examples), seed=seed, reshuffle_each_iteration=True)
             fields = fields.batch(batch_size)
         if not labelled:
             return fields.map(lambda batch: {name: batch[name] for name in ("text", "pair") if name in batch})
-        return fields.map(lambda batch: self.labelled(batch, class_weight), num_parallel_calls=tf.data.AUTOTUNE)
+        # As it stands, since AutoGraph would bury errors in a traceback of its own.
+        labelled_batch = tf.autograph.experimental.do_not_convert(lambda batch: self.labelled(batch, class_weight))
+        return fields.map(labelled_batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _split(self, x, y, sample_weight, share: float) -> tuple:
+        """Returns training data (texts, labels, weights), and the last `share` of it as validation data."""
+        if not 0 < share < 1:
+            raise ValueError(f"validation_split: expected a share between 0 and 1, got {share}")
+        if isinstance(x, tf.data.Dataset):
+            raise ValueError("validation_split needs lists or a file; split a dataset with take and skip")
+        examples = as_examples(x, y, label=self.label_field)
+        cut = len(examples) - max(round(len(examples) * share), 1)
+        if not cut:
+            raise ValueError(f"validation_split: {share} of {len(examples)} texts leaves none to train on")
+        weights, held = (None, None) if sample_weight is None else (sample_weight[:cut], sample_weight[cut:])
+        return examples[:cut], None, weights, (examples[cut:], None, held)
 
     def label_values(self, labels: list | None) -> Any:
         """Returns labels as the numbers that `inputs` expects, checked one by one; None for a task without labels."""
@@ -348,19 +378,26 @@ class Task(DistributedModel):
         row_length = min(self.row_length, self.sequence_length or self.row_length) if training else 1
         return pack(encoded.token_ids, encoded.type_ids, row_length=row_length, **layout)
 
-    def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False) -> tf.data.Dataset:
-        """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number."""
+    def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False, per_step: int = 1) -> tf.data.Dataset:
+        """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number.
+
+        While training, batches count from the steps done so far, `per_step` each: a second `fit` and a resumed run go on with
+        other masks than the first steps had.
+        """
         if _is_prepared(raw):
             return raw
         if training:
             seeds = tf.data.Dataset.random(self.seed, rerandomize_each_iteration=True)
+            seeds = seeds.skip(self._steps_done() * per_step)
         else:
             seeds = tf.data.Dataset.counter()
         return (
             tf.data.Dataset.zip(raw, seeds)
             .map(
-                lambda batch, number: self.inputs(
-                    batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
+                tf.autograph.experimental.do_not_convert(
+                    lambda batch, number: self.inputs(
+                        batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
+                    )
                 ),
                 num_parallel_calls=tf.data.AUTOTUNE,
             )
@@ -386,7 +423,7 @@ class Task(DistributedModel):
                     lambda part: _part(batch, part, replicas)
                 )
             )
-            return self.prepared_dataset(parts, training=training)
+            return self.prepared_dataset(parts, training=training, per_step=local)
 
         return strategy.distribute_datasets_from_function(of_worker)
 
@@ -432,14 +469,3 @@ def _part(batch: tuple, part: tf.Tensor, parts: int):
     batch = batch[0] if len(batch) == 1 else batch
     count = tf.shape(tf.nest.flatten(batch)[0], out_type=tf.int64)[0]
     return tf.nest.map_structure(lambda values: values[count * part // parts : count * (part + 1) // parts], batch)
-
-
-def _split(x, y, share: float) -> tuple:
-    """Returns training data, and the last `share` of it as validation data."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split: expected a share between 0 and 1, got {share}")
-    if isinstance(x, tf.data.Dataset):
-        raise ValueError("validation_split needs lists or a file; split a dataset with take and skip")
-    examples = as_examples(x, y)
-    cut = len(examples) - max(round(len(examples) * share), 1)
-    return examples[:cut], None, examples[cut:]

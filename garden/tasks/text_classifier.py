@@ -160,41 +160,54 @@ class TextClassifier(Task):
         if self.problem == "regression":
             return np.asarray([_number(label, index) for index, label in enumerate(labels)], np.float32)
         if self.problem == "multi_label":
-            values = np.zeros([len(labels), len(self.labels)], np.float32)
-            for index, several in enumerate(labels):
-                if isinstance(several, (str, int)) or not hasattr(several, "__iter__"):
-                    raise ValueError(f"label of text {index}: expected a list of names or ids, got {several!r}")
-                several = list(several)
-                if len(several) == len(self.labels) and all(isinstance(value, float) for value in several):
-                    values[index] = several
-                else:
-                    values[index, [self._class_of(label, index) for label in several]] = 1.0
-            return values
-        return np.asarray([self._class_of(label, index) for index, label in enumerate(labels)], np.int32)
+            return self._indicators(labels)
+        return np.asarray([self._class_of(label, f"label of text {i}") for i, label in enumerate(labels)], np.int32)
 
-    def _class_of(self, label: Any, index: int) -> int:
-        name = label.decode() if isinstance(label, bytes) else label
+    def _indicators(self, labels: list) -> np.ndarray:
+        """Returns several labels a text as [E,C] numbers from 0 to 1, whether given so or as lists of names or ids."""
+        for index, several in enumerate(labels):
+            if isinstance(several, (str, bytes)) or not hasattr(several, "__iter__"):
+                raise ValueError(f"label of text {index}: expected a list of names or ids, got {several!r}")
+        labels, width = [list(several) for several in labels], len(self.labels)
+        values = np.zeros([len(labels), width], np.float32)
+        # Read as ids, a table of zeros and ones would give each text the first two classes.
+        table = all(len(several) == width and all(value in (0, 1) for value in several) for several in labels)
+        for index, several in enumerate(labels):
+            if table or (len(several) == width and all(isinstance(value, float) for value in several)):
+                values[index] = several
+            else:
+                values[index, [self._class_of(label, f"label of text {index}") for label in several]] = 1.0
+        return values
+
+    def _class_of(self, label: Any, where: str) -> int:
+        """Returns a class's id by its name or id. The id may be text, as in CSV files, unless names are numbers too."""
+        name = label.decode(errors="replace") if isinstance(label, bytes) else label
         if isinstance(name, str) and name in self.labels:
             return self.labels.index(name)
+        if isinstance(name, str) and name.isdecimal() and not any(known.isdecimal() for known in self.labels):
+            name = int(name)
         if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and 0 <= name < len(self.labels):
             return int(name)
-        raise ValueError(
-            f"label of text {index}: {name!r} is not one of the {len(self.labels)} classes ({_quoted(self.labels)})"
-        )
+        raise ValueError(f"{where}: {label!r} is not one of the {len(self.labels)} classes ({_quoted(self.labels)})")
 
     def labelled(self, batch, class_weight):
         if "label" not in batch:
             raise ValueError("dataset: no labels in it; fit and evaluate need (texts, labels)")
         label = batch["label"]
+        width = len(self.labels) if self.problem == "multi_label" else 1
+        shapes = [[None, width]] if width > 1 else [[None], [None, 1]]
+        if not any(label.shape.is_compatible_with(shape) for shape in shapes):
+            raise ValueError(f"dataset: expected labels of shape [batch, {width}], got {label.shape}")
         if self.problem == "single_label":
+            label = tf.reshape(label, [-1])
             ids = self._ids.lookup(label) if label.dtype == tf.string else tf.cast(label, tf.int32)
             wrong = tf.boolean_mask(label, (ids < 0) | (ids >= len(self.labels)))
             shown = wrong if label.dtype == tf.string else tf.strings.as_string(wrong)
             classes = f"is not one of the {len(self.labels)} classes ({_quoted(self.labels)}) or their ids"
             with tf.control_dependencies([checked(tf.size(wrong) == 0, "label", shown[:1], classes)]):
                 batch = {**batch, "label": tf.identity(ids)}
-        elif label.shape.rank == 2 and label.shape[1] not in (None, len(self.labels or [0])):
-            raise ValueError(f"dataset: expected labels of {len(self.labels)} numbers, got shape {label.shape}")
+        elif label.dtype == tf.string:
+            raise ValueError(f'dataset: problem "{self.problem}": expected labels as numbers, got strings')
         else:
             batch = {**batch, "label": tf.cast(label, tf.float32)}
         if class_weight is None:
@@ -203,7 +216,7 @@ class TextClassifier(Task):
             raise ValueError(f'class_weight: problem "{self.problem}" has no single class a text; give sample_weight')
         by_class = np.ones(len(self.labels), np.float32)
         for name, weight in class_weight.items():
-            by_class[self._class_of(name, 0)] = weight
+            by_class[self._class_of(name, "class_weight")] = weight
         weight = tf.gather(by_class, batch["label"])
         return {**batch, "weight": weight * tf.cast(batch["weight"], tf.float32) if "weight" in batch else weight}
 
