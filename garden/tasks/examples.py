@@ -105,7 +105,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 raise ValueError(f"{where}: expected {len(lines.fieldnames)} columns, got {count}")
             yield where, record
     except csv.Error as error:
-        raise ValueError(f"{path}, line {lines.line_num}: not CSV ({error})") from None
+        raise ValueError(f"{path}, line {lines.reader.line_num}: not CSV ({error})") from None
 
 
 def _lines(path: Path) -> Iterator[str]:
