@@ -71,7 +71,7 @@ class AdamW(keras.optimizers.Optimizer):
         self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
     def _use_weight_decay(self, variable) -> bool:
-        return len(variable.shape) > 1
+        return len(variable.shape) > 1 and super()._use_weight_decay(variable)
 
     def update_step(self, gradient, variable, learning_rate):
         """One variable's update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
@@ -89,7 +89,7 @@ class AdamW(keras.optimizers.Optimizer):
             beta2=self.beta_2,
             # The operation adds epsilon before the bias correction, the paper after it.
             epsilon=self.epsilon * tf.sqrt(1 - beta_2_power),
-            grad=gradient,
+            grad=tf.cast(gradient, variable.dtype),
         )
 
     def get_config(self) -> dict[str, Any]:
