@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import material, record, reference
-from benchmarks.turns import Player, Worker, WorkerError, progress, take_turns
+from benchmarks.turns import SETTLE_SECONDS, Player, Worker, WorkerError, progress, take_turns
 
 REFERENCE = "Hugging Face + PyTorch"
 GARDEN = "Garden"
@@ -67,10 +67,11 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--reference-python", metavar="PATH", help=f"Python of the reference (default: that of {reference.SETUP})")
     add("--model", help="checkpoint in the Hugging Face layout (default: MiniLM-L6, an installed package)")
-    add("--train", default=str(material.TRAIN), help="reviews, gzipped JSONL with text and label (default: Garden's)")
+    add("--train", default=str(material.TRAIN), help="reviews, JSONL with text and label (default: Garden's)")
     add("--test", default=str(material.TEST), help="reviews to test on (default: Garden's)")
     add("--threads", type=int, default=material.cores(), help="of each side (default: all cores)")
     add("--seed", type=int, default=1, help="of texts, heads and dropout (default: 1)")
+    add("--settle", type=float, default=SETTLE_SECONDS, help="seconds of rest before each turn (default: 0.5)")
     add("--record", nargs="?", type=Path, const=record.RESULTS, metavar="DIRECTORY", help="write a results file")
 
 
@@ -126,6 +127,7 @@ def measure(options: argparse.Namespace, precision: str, model: str, software: d
                 for name, worker in workers.items()
             },
             options.turns,
+            settle=options.settle,
         )
         medians = {name: record.median(numbers, "tokens_per_second") for name, numbers in turns.items()}
         accuracies = _train(options, precision, workers, medians)

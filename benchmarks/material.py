@@ -30,11 +30,13 @@ def weights_directory() -> Path:
 
 
 def reviews(path: str | Path, count: int | None = None, *, seed: int = 1) -> tuple[list[str], list[int]]:
-    """Returns texts and class ids from a JSONL file (gzipped) with the fields `text` and `label`.
+    """Returns texts and class ids from a JSONL file (`.gz`: gzipped) with the fields `text` and `label`.
 
     All of them in the file's order, or `count` of them in an order drawn with `seed`, starting over where there are fewer.
+    Raises FileNotFoundError.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     if count is not None:
         random.Random(seed).shuffle(rows)

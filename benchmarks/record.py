@@ -69,15 +69,13 @@ def median(turns: Sequence[Mapping[str, Any]], key: str) -> float:
 
 
 def disturbed(turns: Mapping[str, Sequence[Mapping[str, Any]]], limit: float = 0.05) -> list[str]:
-    """Returns a warning for each side in whose turns other processes used more than `limit` of the machine."""
-    warnings = []
-    for name, numbers in turns.items():
-        shares = [turn["others_cpu"] for turn in numbers if turn.get("others_cpu") is not None]
-        if shares and max(shares) > limit:
-            warnings.append(
-                f"other processes used up to {max(shares):.0%} of the machine in the turns of {name}: not a quiet machine"
-            )
-    return warnings
+    """Returns a warning when other processes used more than `limit` of the machine in some side's turns; else nothing."""
+    worst = {
+        name: max((turn["others_cpu"] for turn in numbers if turn.get("others_cpu") is not None), default=0.0)
+        for name, numbers in turns.items()
+    }
+    shares = ", ".join(f"{share:.0%} ({name})" for name, share in worst.items() if share > limit)
+    return [f"not a quiet machine: other processes used up to {shares} of it in a turn"] if shares else []
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

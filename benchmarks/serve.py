@@ -41,12 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--precision", default="float32,bfloat16", help="one or both of float32,bfloat16 (default: both)")
     add("--batch-sizes", default="1,8,64", help="texts in a call (default: 1,8,64)")
     add("--turns", type=int, default=5, help="turns of each side at each batch size (default: 5)")
-    add(
-        "--texts",
-        type=int,
-        default=256,
-        help="texts of a turn at the greatest batch size, fewer at others (default: 256)",
-    )
+    add("--texts", type=int, default=128, help="texts of a turn, in 3 to 40 calls (default: 128)")
     add("--sequence-length", type=int, default=128, help="tokens of a text at most (default: 128)")
     common_options(parser)
     options = parser.parse_args(arguments)
@@ -114,8 +109,9 @@ def measure(
                     for name, worker in workers.items()
                 },
                 options.turns,
+                settle=options.settle,
             )
-            warnings += record.disturbed(turns)
+            warnings += [f"batch {size}: {warning}" for warning in record.disturbed(turns)]
             by_size[size] = _summary(turns)
     return {"export": exported, "prepared": prepared, "batch_sizes": by_size, "warnings": warnings}
 
@@ -154,13 +150,14 @@ def report(result: dict[str, Any]) -> str:
     text = record.heading("Classifying movie reviews with MiniLM-L6, from strings to labels", result, PACKAGES)
     text += (
         f"\nTexts up to {config['sequence_length']} tokens, {config['threads']} threads a side; {config['turns']} turns, "
-        "the same texts on every side. Latency: median over turns of a turn's median call. The ratio is of texts/s.\n"
+        "the same texts on every side. Latency: median over turns of a turn's median call. The ratio is of texts/s. "
+        "Client and server are two processes on one machine.\n"
     )
     for precision, measured in result["precisions"].items():
         rows = []
         for size, numbers in measured["batch_sizes"].items():
             for name, milliseconds in numbers["median_milliseconds"].items():
-                side = f"{name} ({measured['prepared'][name]['variant'][str(size)]})"
+                side = f"{name} ({measured['prepared'][name]['variant'][str(size)]})" if name == REFERENCE else name
                 rate, ratio = numbers["median_texts_per_second"][name], numbers["ratio"][name]
                 rows.append([str(size), side, f"{milliseconds:.1f}", f"{rate:.0f}", f"{ratio:.2f}"])
         head = ["batch", "side", "latency, ms", "texts/s", "ratio"]

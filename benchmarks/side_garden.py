@@ -158,7 +158,7 @@ class Exported:
 
     def prepare(self, *, test: str, calls: dict[str, int], seed: int) -> dict[str, Any]:
         """Warms up with as many calls as the reference's variants had each, warm-up and trial."""
-        return _warmed_up(self, test, calls, seed, "SavedModel")
+        return _warmed_up(self, test, calls, seed)
 
     def turn(self, *, test: str, batch_size: int, calls: int, seed: int) -> dict[str, Any]:
         """Answers `calls` batches, drawn with `seed`."""
@@ -197,7 +197,7 @@ class Asking:
 
     def prepare(self, *, test: str, calls: dict[str, int], seed: int) -> dict[str, Any]:
         """Warms up as the other sides do."""
-        return _warmed_up(self, test, calls, seed, "client and server processes on loopback")
+        return _warmed_up(self, test, calls, seed)
 
     def turn(self, *, test: str, batch_size: int, calls: int, seed: int) -> dict[str, Any]:
         """Asks `calls` batches, drawn with `seed`."""
@@ -212,10 +212,10 @@ class Asking:
         return list(zip(given["label"].tolist(), given["score"].tolist(), strict=True))
 
 
-def _warmed_up(side: Exported | Asking, test: str, calls: dict[str, int], seed: int, variant: str) -> dict[str, Any]:
+def _warmed_up(side: Exported | Asking, test: str, calls: dict[str, int], seed: int) -> dict[str, Any]:
     for size, count in calls.items():
         side.turn(test=test, batch_size=int(size), calls=2 * count, seed=seed)
-    return {"variant": dict.fromkeys(calls, variant)}
+    return {}
 
 
 def _described(model: garden.TextClassifier) -> str:

@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Longer than anything here takes: training to the end on a slow machine.
 TIMEOUT_SECONDS = 4 * 3600.0
-# Lets the side that ran last come to rest: PyTorch's threads spin for a moment, tf.data fills its buffers.
 SETTLE_SECONDS = 0.5
 
 
@@ -101,6 +100,7 @@ class Worker:
     def _answer(self, timeout: float) -> Any:
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
         if not ready:
+            self._process.kill()
             raise WorkerError(f"{self.name}: no answer after {timeout:g} s")
         line = self._process.stdout.readline()
         if not line:
@@ -128,6 +128,9 @@ def take_turns(
     players: Mapping[str, Player], turns: int, *, settle: float = SETTLE_SECONDS
 ) -> dict[str, list[dict[str, Any]]]:
     """Lets the players compute in turns, A B A B ..., one at a time, and returns each one's numbers, turn by turn.
+
+    Before each turn come `settle` seconds in which whoever ran last comes to rest: PyTorch's threads spin for a moment,
+    tf.data fills its buffers.
 
     To a turn's numbers it adds `others_cpu`: the share of the machine's cores that all other processes used meanwhile,
     which is near 0 when the machine was quiet (None where the system does not say).
