@@ -66,46 +66,32 @@ class Template:
 
 
 def apply_template(
-    parts: tuple[Part, ...],
-    first: Pieces,
-    second: Pieces | None,
-    max_length: tf.Tensor | None,
-    truncation: str,
+    parts: tuple[Part, ...], pieces: Pieces, pair: bool, max_length: tf.Tensor, truncation: str
 ) -> Encoding:
-    """Cut the texts to fit, and join them with the special tokens; spans are given if the pieces have them.
+    """Cut the texts to fit, and join them with the special tokens.
 
-    max_length: scalar int64 that counts special tokens, or None. In the graph, raises InvalidArgumentError when it is
-    less than the number of special tokens, or when the one text that may be cut is too short to make the pair fit.
-    Returns an Encoding whose starts and ends are None for pieces without spans.
+    pieces: of B texts, or if `pair` of B first texts and then B second texts. max_length: scalar int64 that counts
+    special tokens, at least their number. In the graph, raises InvalidArgumentError when the one text that may be cut
+    is too short to make the pair fit. Returns an Encoding that has nothing but token_ids for pieces without spans.
     """
-    added = sum(len(part.ids) for part in parts)
-    length_A = first.splits[1:] - first.splits[:-1]
-    length_B = second.splits[1:] - second.splits[:-1] if second else tf.zeros_like(length_A)
-    if max_length is not None:
-        fits = tf.debugging.assert_greater_equal(
-            max_length,
-            tf.constant(added, tf.int64),
-            message=f"max_length must be at least {added}, the number of special tokens that are added",
-        )
-        with tf.control_dependencies([fits]):
-            room = tf.identity(max_length) - added
-        length_A, length_B = _truncate(length_A, length_B, room, truncation, pair=second is not None)
-
-    # Every part is a range of one pool of values: the template's own ids, then both texts' tokens.
     special_ids = [token_id for part in parts for token_id in part.ids]
-    begin_A = len(special_ids) + first.splits[:-1]
-    begin_B = len(special_ids) + tf.shape(first.ids, tf.int64)[0] + (second or first).splits[:-1]
-    begins, limits, used = [], [], 0
+    begins, lengths = pieces.splits[:-1], pieces.splits[1:] - pieces.splits[:-1]
+    (begin_A, begin_B), (length_A, length_B) = (tf.split(x, 2) if pair else (x, None) for x in (begins, lengths))
+    length_A, length_B = _truncate(length_A, length_B, max_length - len(special_ids), truncation)
+
+    # Every part is a range of one pool of values: the template's own ids, then the texts' tokens.
+    starts, limits, used = [], [], 0
     for part in parts:
         if part.source == "special":
-            begins.append(tf.fill(tf.shape(length_A), tf.constant(used, tf.int64)))
+            starts.append(tf.fill(tf.shape(length_A), tf.constant(used, tf.int64)))
             used += len(part.ids)
             limits.append(tf.fill(tf.shape(length_A), tf.constant(used, tf.int64)))
         else:
-            begins.append(begin_A if part.source == "first" else begin_B)
-            limits.append(begins[-1] + (length_A if part.source == "first" else length_B))
+            begin, length = (begin_A, length_A) if part.source == "first" else (begin_B, length_B)
+            starts.append(begin + len(special_ids))
+            limits.append(starts[-1] + length)
     splits, pool_T = tf.raw_ops.RaggedRange(
-        starts=tf.reshape(tf.stack(begins, axis=1), [-1]),
+        starts=tf.reshape(tf.stack(starts, axis=1), [-1]),
         limits=tf.reshape(tf.stack(limits, axis=1), [-1]),
         deltas=tf.constant(1, tf.int64),
         Tsplits=tf.int64,
@@ -115,26 +101,29 @@ def apply_template(
     def ragged(values):
         return tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
 
-    def pick(name, own):
-        values = [tf.constant(own, tf.int32), getattr(first, name)]
-        values += [getattr(second, name)] if second else []
-        return ragged(tf.gather(tf.concat(values, axis=0), pool_T))
+    def pick(own, values):
+        return ragged(tf.gather(tf.concat([tf.constant(own, tf.int32), values], axis=0), pool_T))
 
-    token_ids = pick("ids", special_ids)
-    if first.starts is None:
+    token_ids = pick(special_ids, pieces.ids)
+    if pieces.starts is None:
         return Encoding(token_ids, None, None, None, None)
     nothing = [0] * len(special_ids)
     part_T = tf.searchsorted(splits, tf.range(tf.size(pool_T, tf.int64)), side="right") - 1
     types_K = tf.constant([part.type_id for part in parts], tf.int32)
-    type_ids = ragged(tf.gather(types_K, tf.math.floormod(part_T, len(parts))))
-    return Encoding(token_ids, type_ids, pick("starts", nothing), pick("ends", nothing), ragged(pool_T < added))
+    return Encoding(
+        token_ids=token_ids,
+        type_ids=ragged(tf.gather(types_K, tf.math.floormod(part_T, len(parts)))),
+        starts=pick(nothing, pieces.starts),
+        ends=pick(nothing, pieces.ends),
+        special=ragged(pool_T < len(special_ids)),
+    )
 
 
-def _truncate(length_A, length_B, room, truncation, pair):
-    """The lengths to keep of both texts, [B] int64, so that their sum is at most `room`."""
+def _truncate(length_A, length_B, room, truncation):
+    """The lengths to keep of the texts, [B] int64, so that their sum is at most `room`."""
+    if length_B is None:
+        return tf.minimum(length_A, room), None
     excess = tf.maximum(length_A + length_B - room, 0)
-    if not pair:
-        return length_A - excess, length_B
     if truncation == "longest_first":
         # The shorter text is cut only when half the room is not enough for it; the odd token goes to the longer one.
         shorter = tf.minimum(length_A, length_B)
@@ -147,10 +136,10 @@ def _truncate(length_A, length_B, room, truncation, pair):
     long_enough = tf.debugging.assert_equal(
         tf.reduce_all((excess == 0) | (cut > excess) | (room == 0)),
         True,
-        message=f'truncation "{truncation}": the text to cut is too short for the pair to fit max_length; '
-        'use a larger max_length or truncation "longest_first"',
+        message=f"truncation {truncation}: the text to cut is too short for the pair to fit max_length; "
+        "use a larger max_length or longest_first",
     )
     with tf.control_dependencies([long_enough]):
-        cut = tf.where(room == 0, 0, cut - excess)
-    other = tf.where(room == 0, tf.zeros_like(other), other)
+        cut = tf.where(room == 0, tf.zeros_like(cut), cut - excess)
+    other = tf.where(room == 0, tf.zeros_like(other), other)  # the reference then drops both
     return (cut, other) if truncation == "only_first" else (other, cut)

@@ -17,7 +17,7 @@ from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, 
 from garden.tokenizers.vocabulary import Vocabulary
 
 _NO_LIMIT = 2**31 - 1
-_FIT_ERROR = re.compile('max_length must be at least .* added|truncation ".*"longest_first"')
+_FIT_ERROR = re.compile(r"truncation \w+: the text to cut .* or longest_first")
 
 
 class _Graphs:
@@ -30,27 +30,25 @@ class _Graphs:
         self._tokenizer = tokenizer
         self._made: dict[tuple, tf.types.experimental.PolymorphicFunction] = {}
 
-    def run(self, tensors: tuple, spans: bool, truncation: str, special: bool, limited: bool) -> Encoding:
-        """`Tokenizer._graph` on [texts] or [texts, pairs] and, if limited, max_length."""
-        key = (len(tensors), spans, truncation, special, limited)
+    def run(self, texts, pairs, max_length: int, spans: bool, truncation: str, special: bool) -> Encoding:
+        """`Tokenizer._graph`, traced once for each choice of the last three and of pairs or none."""
+        key = (pairs is not None, spans, truncation, special)
         if key not in self._made:
-            signature = [tf.TensorSpec([None], tf.string)] * (len(tensors) - limited)
-            signature += [tf.TensorSpec([], tf.int64)] * limited
+            batches = [tf.TensorSpec([None], tf.string)] * (1 + key[0])
 
-            def traced(*args):
-                texts, pairs = (*args[: len(args) - limited], None)[:2]
-                max_length = args[-1] if limited else None
+            def traced(max_length, texts, pairs=None):
                 return self._tokenizer._graph(texts, pairs, max_length, spans, truncation, special)
 
+            signature = [tf.TensorSpec([], tf.int64), *batches]
             self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
+        arguments = (texts,) if pairs is None else (texts, pairs)
         try:
-            return self._made[key](*tensors)
+            return self._made[key](tf.constant(max_length, tf.int64), *arguments)
         except tf.errors.InvalidArgumentError as error:
-            for line in str(error).splitlines():
-                found = _FIT_ERROR.search(line)
-                if found:  # an assertion of apply_template
-                    raise ValueError(found.group()) from None
-            raise
+            found = _FIT_ERROR.search(str(error))
+            if found is None:
+                raise
+            raise ValueError(found.group()) from None  # an assertion of apply_template
 
     def detokenize(self, ids: tf.RaggedTensor, skip_special_tokens: bool) -> tf.Tensor:
         """`Tokenizer._detokenize_graph`."""
@@ -137,38 +135,21 @@ class Tokenizer(tf.Module):
             raise ValueError(f"truncation: expected one of {', '.join(TRUNCATIONS)}, got {truncation!r}")
         if truncation == "only_second" and pairs is None:
             raise ValueError('truncation: "only_second" needs pairs')
-        tensors = [_as_batch(texts, "texts")]
+        texts = _as_batch(texts, "texts")
         if pairs is not None:
-            tensors.append(_as_batch(pairs, "pairs"))
-            counts = [tensor.shape[0] for tensor in tensors]
-            if None not in counts and counts[0] != counts[1]:
-                raise ValueError(f"pairs: expected as many as texts, {counts[0]}, got {counts[1]}")
-        if max_length is not None:
-            if not tf.is_tensor(max_length):
-                max_length = self._check_length(max_length, pairs is not None, add_special_tokens)
-            tensors.append(tf.cast(max_length, tf.int64))
-        limited = max_length is not None
+            pairs = _as_batch(pairs, "pairs")
+            pairs = _as_many(pairs, texts)
+        least = sum(len(part.ids) for part in self.template.parts(pairs is not None, add_special_tokens))
+        max_length = _as_length(max_length, least)
         if tf.executing_eagerly():
-            return self._graphs.run(tuple(tensors), spans, truncation, add_special_tokens, limited)
-        texts, pairs = (*tensors[: len(tensors) - limited], None)[:2]
-        return self._graph(texts, pairs, tensors[-1] if limited else None, spans, truncation, add_special_tokens)
-
-    def _check_length(self, max_length, pair: bool, add_special_tokens: bool) -> int:
-        if isinstance(max_length, bool) or not isinstance(max_length, (int, np.integer)):
-            raise TypeError(f"max_length: expected an integer, a scalar tensor or None, got {max_length!r}")
-        least = sum(len(part.ids) for part in self.template.parts(pair, add_special_tokens))
-        if max_length < least:
-            raise ValueError(
-                f"max_length must be at least {least}, the number of special tokens added, got {max_length}"
-            )
-        return min(int(max_length), _NO_LIMIT)
+            return self._graphs.run(texts, pairs, max_length, spans, truncation, add_special_tokens)
+        return self._graph(texts, pairs, tf.cast(max_length, tf.int64), spans, truncation, add_special_tokens)
 
     def _graph(self, texts, pairs, max_length, spans, truncation, add_special_tokens) -> Encoding:
         with tf.device("CPU:0"):  # strings live there, and small steps are not worth sending elsewhere
             parts = self.template.parts(pairs is not None, add_special_tokens)
-            first = self._tokenize(texts, spans)
-            second = None if pairs is None else self._tokenize(pairs, spans)
-            return apply_template(parts, first, second, max_length, truncation)
+            pieces = self._tokenize(texts if pairs is None else tf.concat([texts, pairs], axis=0), spans)
+            return apply_template(parts, pieces, pairs is not None, max_length, truncation)
 
     def _tokenize(self, texts: tf.Tensor, spans: bool) -> Pieces:
         """The tokens of each text, [B] string, without special tokens, in the graph."""
@@ -298,6 +279,39 @@ class Tokenizer(tf.Module):
         raise NotImplementedError
 
 
+def _as_many(pairs: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
+    """The pairs, checked, inside a graph when it runs, to be as many as the texts."""
+    wanted, got = texts.shape[0], pairs.shape[0]
+    if wanted is None or got is None:
+        same = tf.debugging.assert_equal(tf.size(pairs), tf.size(texts), message="pairs: expected as many as texts")
+        with tf.control_dependencies([same]):
+            return tf.identity(pairs)
+    if wanted != got:
+        raise ValueError(f"pairs: expected as many as texts, {wanted}, got {got}")
+    return pairs
+
+
+def _as_length(max_length, least: int):
+    """max_length, checked: an int, or inside a graph perhaps a scalar tensor."""
+    if max_length is None:
+        return _NO_LIMIT
+    if tf.is_tensor(max_length) and not isinstance(max_length, tf.__internal__.EagerTensor):
+        message = f"max_length must be at least {least}, the number of special tokens added"
+        with tf.control_dependencies([tf.debugging.assert_greater_equal(max_length, least, message=message)]):
+            return tf.identity(max_length)
+    if (
+        isinstance(max_length, bool)
+        or np.ndim(max_length)
+        or not np.issubdtype(np.asarray(max_length).dtype, np.integer)
+    ):
+        raise TypeError(f"max_length: expected an integer, a scalar tensor or None, got {max_length!r}")
+    if max_length < least:
+        raise ValueError(
+            f"max_length must be at least {least}, the number of special tokens added, got {int(max_length)}"
+        )
+    return min(int(max_length), _NO_LIMIT)
+
+
 def _as_batch(texts, name: str) -> tf.Tensor:
     """Texts as a string tensor [B]; TypeError with the remedy for anything else."""
     if isinstance(texts, (str, bytes)):
@@ -311,9 +325,10 @@ def _as_batch(texts, name: str) -> tf.Tensor:
         texts = list(texts) or tf.zeros([0], tf.string)
     try:
         tensor = tf.convert_to_tensor(texts, tf.string)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: a string is not valid Unicode ({error.reason}: {error.object!r:.80})") from None
     except (TypeError, ValueError):
+        for index, text in enumerate(texts if isinstance(texts, list) else []):
+            if isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text):
+                raise ValueError(f"{name}[{index}]: not valid Unicode (a lone surrogate): {text!r:.80}") from None
         raise TypeError(f"{name}: expected a list of strings or a string tensor [batch], got {texts!r:.80}") from None
     if tensor.shape.rank == 0:
         raise TypeError(f"{name}: expected a batch of shape [batch], got a scalar; write tf.expand_dims({name}, 0)")

@@ -112,7 +112,9 @@ class WordPieceTokenizer(Tokenizer):
         normal = [token for token in self.added_tokens if token.normalized]
         contents = [encode_points(token.content) for token in literal]
         normal_contents = [encode_points(self._normalized(token.content)) for token in normal]
-        normal, normal_contents = _nonempty(normal, normal_contents)
+        for token, content in zip(normal, normal_contents, strict=True):
+            if not len(content):
+                raise ValueError(f"added token {token.content!r} is normalised to nothing; set its normalized to False")
         strings, lengths, token_ids = self._matchable(data.flags)
 
         none = [np.zeros(0, np.int32)]
@@ -426,9 +428,3 @@ def _rows(begins_U: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 def _row_splits(row_P: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Splits of values whose rows, [P] int64 ascending, are given: [count + 1] int64."""
     return tf.searchsorted(row_P, tf.range(count + 1), side="left", out_type=tf.int64)
-
-
-def _nonempty(tokens, contents):
-    """The tokens whose normalised content is not empty; an empty one matches nothing."""
-    kept = [index for index, content in enumerate(contents) if len(content)]
-    return [tokens[index] for index in kept], [contents[index] for index in kept]

@@ -95,14 +95,14 @@ def _from_vocabulary(vocabulary: list[str], config: dict[str, Any], common: dict
         strip_accents=config.get("strip_accents"),
         split_chinese=config.get("tokenize_chinese_chars", True),
         added_tokens=added_tokens,
-        **{**common, "roles": common["roles"]},
+        **common,
     )
 
 
-def wordpiece_to_files(tokenizer: WordPieceTokenizer) -> dict[str, str]:
-    """File name -> text: tokenizer.json, vocab.txt, tokenizer_config.json, special_tokens_map.json."""
+def wordpiece_spec(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+    """The contents of tokenizer.json."""
     model_tokens = tokenizer.vocabulary[: tokenizer._vocabulary.model_size]
-    spec = {
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -129,9 +129,16 @@ def wordpiece_to_files(tokenizer: WordPieceTokenizer) -> dict[str, str]:
             "vocab": {token: token_id for token_id, token in enumerate(model_tokens)},
         },
     }
+
+
+def wordpiece_to_files(tokenizer: WordPieceTokenizer) -> dict[str, str]:
+    """File name -> text: tokenizer.json, vocab.txt, tokenizer_config.json, special_tokens_map.json."""
+    spec = wordpiece_spec(tokenizer)
     roles = {f"{role}_token": token for role, token in tokenizer._vocabulary.roles.items()}
     config = {
-        "tokenizer_class": "BertTokenizer",
+        # BertTokenizer builds its own pipeline from the vocabulary and these options; the other class reads it from
+        # tokenizer.json, with whatever BertTokenizer has no option for.
+        "tokenizer_class": "BertTokenizer" if _is_bert(tokenizer) else "PreTrainedTokenizerFast",
         "do_lower_case": tokenizer.lowercase,
         "strip_accents": tokenizer.strip_accents,
         "tokenize_chinese_chars": tokenizer.split_chinese,
@@ -141,7 +148,20 @@ def wordpiece_to_files(tokenizer: WordPieceTokenizer) -> dict[str, str]:
     dump = lambda value: json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     return {
         "tokenizer.json": dump(spec),
-        "vocab.txt": "".join(token + "\n" for token in model_tokens),
+        "vocab.txt": "".join(token + "\n" for token in spec["model"]["vocab"]),
         "tokenizer_config.json": dump(config),
         "special_tokens_map.json": dump(roles),
     }
+
+
+def _is_bert(tokenizer: WordPieceTokenizer) -> bool:
+    """Whether BertTokenizer's options say all there is to say."""
+    plain = WordPieceTokenizer(
+        tokenizer.vocabulary[: tokenizer._vocabulary.model_size],
+        lowercase=tokenizer.lowercase,
+        strip_accents=tokenizer.strip_accents,
+        split_chinese=tokenizer.split_chinese,
+        unk_token=tokenizer.unk_token,
+        roles=tokenizer._vocabulary.roles,
+    )
+    return wordpiece_spec(plain) == wordpiece_spec(tokenizer)
