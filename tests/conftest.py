@@ -1,10 +1,13 @@
 """What several tests need: a checkpoint small enough to train in a second, and examples that it can learn."""
 
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 GOOD = ("good", "great", "fine", "lovely", "moving")
 BAD = ("bad", "dull", "poor", "awful", "tiresome")
@@ -14,11 +17,25 @@ OTHERS = ("a", "the", "film", "story", "with", "an", "end", "and", "actors", "is
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     """A directory in the Hugging Face layout: a BERT of 2 layers x 16 with random weights, without a head."""
+    return _write_bert(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def still_bert(tmp_path_factory) -> Path:
+    """As `tiny_bert`, for comparisons: without dropout, and with weights that are large enough to tell texts apart."""
+    return _write_bert(
+        tmp_path_factory.mktemp("checkpoints") / "still",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+    )
+
+
+def _write_bert(directory: Path, **options) -> Path:
     import keras
 
     from garden.models.bert import BertBackbone, BertConfig
 
-    directory = tmp_path_factory.mktemp("checkpoints") / "tiny"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *OTHERS]
     keras.utils.set_random_seed(0)
     config = BertConfig(
@@ -28,6 +45,7 @@ def tiny_bert(tmp_path_factory) -> Path:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        **options,
     )
     BertBackbone(config).save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")

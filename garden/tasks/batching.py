@@ -79,11 +79,12 @@ def _first_fit(lengths_E: tf.Tensor, row_length: tf.Tensor) -> tuple[tf.Tensor, 
         here = tf.one_hot(row, count, dtype=tf.int32)
         return i + 1, free - here * length, held + here, rows, starts, slots
 
-    array = tf.TensorArray(tf.int32, size=count, element_shape=[])
+    # Three arrays, not one three times: outside of a graph writing changes them in place.
+    arrays = [tf.TensorArray(tf.int32, size=count, element_shape=[]) for _ in range(3)]
     _, _, _, *placed = tf.while_loop(
         lambda i, *_: i < count,
         place,
-        (tf.constant(0), tf.fill([count], row_length), tf.zeros([count], tf.int32), array, array, array),
+        (tf.constant(0), tf.fill([count], row_length), tf.zeros([count], tf.int32), *arrays),
         shape_invariants=(*[tf.TensorShape(shape) for shape in ([], [None], [None])], *[tf.TensorShape(None)] * 3),
         parallel_iterations=1,
     )

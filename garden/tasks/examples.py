@@ -190,6 +190,6 @@ def clear_errors() -> Iterator[None]:
         parts = str(error).split(_MARK)
         if len(parts) < 3:
             raise
-        # TensorFlow shows strings as C would write them, which Python reads as bytes.
-        message = ast.literal_eval(f'b"{parts[1]}"').decode(errors="replace")
+        # TensorFlow shows strings with quotes and line breaks escaped, as a literal has them.
+        message = ast.literal_eval(f'"{parts[1]}"')
         raise ValueError(f"dataset: {message}") from None
