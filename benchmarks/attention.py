@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The root in place of this folder, whose tokenize.py would hide the standard library's.
+    # The root in place of this folder: modules here are benchmarks.NAME, however a script is started.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
 

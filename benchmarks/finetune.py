@@ -168,14 +168,16 @@ def report(result: dict[str, Any]) -> str:
     text += (
         f"\nBatch {config['batch_size']}, learning rate {config['learning_rate']:g}, texts up to "
         f"{config['sequence_length']} tokens, {config['threads']} threads a side; {config['turns']} turns of "
-        f"{config['steps']} steps each, the same texts on every side. Real tokens: special tokens counted, padding not.\n"
+        f"{config['steps']} steps each, the same texts on every side. Real tokens: special tokens counted, padding not. "
+        "Ratios are to the first side.\n"
     )
     for precision, measured in result["precisions"].items():
         rows = []
         for name, turns in measured["turns"].items():
             prepared = measured["prepared"][name]
             rates = [turn["tokens_per_second"] for turn in turns]
-            row = [f"{name} ({prepared['variant']})", f"{statistics.median(rates):.0f}"]
+            side = name if config["batching"] else f"{name} ({prepared['variant']})"
+            row = [side, f"{measured['median_tokens_per_second'][name]:.0f}"]
             row += [f"{min(rates):.0f}-{max(rates):.0f}", f"{measured['ratio'][name]:.2f}"]
             row += [f"{prepared['padding_share']:.0%}", f"{prepared['first_step_seconds']:.1f} s"]
             rows.append(row + _reached(measured["to_the_end"][name]))
