@@ -46,10 +46,10 @@ class Trie:
 
         def step(node_R, at_R, which_R, found_P):
             slot_R = tf.gather(self._base_L, node_R) + tf.gather(symbols_N, at_R)
-            on_R = tf.where(tf.equal(tf.gather(self._check_L, slot_R), node_R))[:, 0]
+            on_R = tf.reshape(tf.where(tf.equal(tf.gather(self._check_L, slot_R), node_R)), [-1])
             node_R, which_R = tf.gather(slot_R, on_R), tf.gather(which_R, on_R)
             # A node's match is that of its nearest ancestor that ends a string, so the last write is the longest match.
-            found_P = tf.tensor_scatter_nd_update(found_P, which_R[:, None], tf.gather(self._match_L, node_R))
+            found_P = tf.tensor_scatter_nd_update(found_P, tf.expand_dims(which_R, 1), tf.gather(self._match_L, node_R))
             return node_R, tf.gather(at_R, on_R) + 1, which_R, found_P
 
         zeros_P = tf.zeros_like(places_P)
