@@ -25,12 +25,13 @@ _LINES_AT_ONCE = 64
 
 
 def main() -> None:
-    """Runs the command line of this process and exits: 0, 2 on bad input, 130 on Ctrl-C, 141 on a closed pipe."""
-    _quiet_start()
-    sys.exit(_exit_code(sys.argv[1:]))
+    """Runs the command line of this process and exits: 0, 2 on bad input, 130 on Ctrl-C, 1 when stdout is closed early."""
+    quiet_start()
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def _exit_code(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code."""
     debug = "--debug" in arguments
     try:
         code = cli.main(arguments, prog_name="garden", standalone_mode=False)
@@ -47,7 +48,7 @@ def _exit_code(arguments: list[str]) -> int:
     except BrokenPipeError:
         # What is still buffered has no reader either; Python would complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 1
     except Exception as error:
         if debug or not (isinstance(error, BAD_INPUT) or type(error).__module__.startswith(("tensorflow", "serving"))):
             raise
@@ -70,15 +71,16 @@ def _one_line(error: Exception) -> str:
     return " ".join(message.split()) or type(error).__name__
 
 
-def _quiet_start() -> None:
+def quiet_start() -> None:
     """Keeps TensorFlow's C++ start-up messages from stderr; to be called before it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Looking for a GPU where there is no driver prints an error.
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    # Without an NVIDIA driver TensorFlow logs an error at start, which only level 3 hides. Errors of operations are
+    # Python exceptions at any level.
+    has_driver = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_driver else "3")
 
 
-def _log_to_stderr(level: int) -> None:
+def log_to_stderr(level: int) -> None:
+    """Sends what this project's packages log to stderr, from `level` on; of other packages warnings and errors."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     for name in ("garden", "training", "serving"):
         logging.getLogger(name).setLevel(level)
@@ -171,7 +173,7 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bo
 
     read = read_config(located(config), overrides)
     terminal = sys.stderr.isatty()
-    _log_to_stderr(logging.INFO if progress and not terminal else logging.WARNING)
+    log_to_stderr(logging.INFO if progress and not terminal else logging.WARNING)
     from training.run import run
 
     results = run(read, overwrite=overwrite, progress_bar=terminal)
@@ -213,7 +215,7 @@ def evaluate(
     from training.paths import located
     from training.reports import report
 
-    _log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING)
     model = open_task(model_dir)
     label = None if isinstance(model, MaskedLM) else label_field
     examples = read_examples(located(data), text=text_field, pair=pair_field, label=label)
@@ -225,16 +227,9 @@ def evaluate(
 
 
 def _print_report(results: dict[str, Any]) -> None:
-    from training.reports import summary
+    from training.reports import as_text
 
-    click.echo(f"examples: {results['examples']}")
-    for name, value in summary(results).items():
-        click.echo(f"{name.replace('_', ' ')}: {'undefined' if value is None else format(value, '.4f')}")
-    if results.get("confusion_matrix"):
-        width = max(len(label) for label in results["classes"])
-        click.echo("confusion matrix (rows: true):")
-        for label, counts in zip(results["classes"], results["confusion_matrix"], strict=True):
-            click.echo(f"  {label:<{width}} " + " ".join(f"{count:>6}" for count in counts))
+    click.echo(as_text(results))
 
 
 @_command(
@@ -269,7 +264,7 @@ def predict(
     from training.models import open_task
     from training.paths import located
 
-    _log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING)
     source = _texts_of_file(located(file), text_field, pair_field) if file else iter(texts or _lines(sys.stdin.buffer))
     model = open_task(model_dir)
     while some := list(itertools.islice(source, batch_size)):
@@ -297,20 +292,22 @@ def _texts_of_file(path: Path, text_field: str, pair_field: str | None) -> Itera
 
 
 def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
+    sides = [text] if isinstance(text, str) else list(text)
     if as_json:
-        given = {"text": text} if isinstance(text, str) else {"text": text[0], "pair": text[1]}
-        _print_json({**given, **(answer if isinstance(answer, dict) else {"answers": answer})})
+        answer = answer if isinstance(answer, dict) else {"candidates": answer}
+        _print_json({**dict(zip(("text", "pair"), sides, strict=False)), **answer})
         return
-    shown = text if isinstance(text, str) else "\t".join(text)
+    click.echo("\t".join([*_columns(answer), *sides]))
+
+
+def _columns(answer: Any) -> list[str]:
+    """Returns what a line says of an answer: a label and its score, a number, several labels, or candidates for masks."""
     if isinstance(answer, dict):
-        label = answer.get("label", ", ".join(answer.get("labels", ())))
-        score = answer["score"] if "score" in answer else max(answer["scores"].values())
-        click.echo("\t".join([*([label] if "score" not in answer or "label" in answer else []), f"{score:.4f}", shown]))
-        return
-    of_masks = answer if answer and isinstance(answer[0], list) else [answer]
-    for candidates in of_masks:
-        words = ", ".join(f"{candidate['token']} {candidate['score']:.4f}" for candidate in candidates)
-        click.echo(f"{words}\t{shown}")
+        if "labels" in answer:
+            return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
+        return [*([answer["label"]] if "label" in answer else []), f"{answer['score']:.4f}"]
+    masks = answer if isinstance(answer[0], list) else [answer]
+    return [", ".join(f"{given['token']} {given['score']:.4f}" for given in candidates) for candidates in masks]
 
 
 @_command(_MODEL_DIR, click.argument("export_base"), _JSON, short_help="Write a model as a SavedModel for TF Serving.")
@@ -326,7 +323,7 @@ def export(model_dir: str, export_base: str, as_json: bool) -> None:
     import serving
     from training.models import open_task
 
-    _log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING)
     directory = serving.export(open_task(model_dir), export_base)
     if as_json:
         _print_json({"export": str(directory)})
@@ -365,7 +362,7 @@ def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: in
             click.echo(f"REST {server.url}\ngRPC {server.grpc_address}")
         sys.stdout.flush()
 
-    _log_to_stderr(logging.INFO)
+    log_to_stderr(logging.INFO)
     run_server(model_base=model_base, name=name, host=host, port=port, grpc_port=grpc_port, on_ready=announce)
 
 

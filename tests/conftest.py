@@ -16,7 +16,7 @@ OTHERS = ("a", "the", "film", "story", "with", "an", "end", "and", "actors", "is
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
-    """A directory in the Hugging Face layout: a BERT of 2 layers x 16 with random weights, without a head."""
+    """A directory in the Hugging Face layout: a BERT of 1 layer x 16 with random weights, without a head."""
     return _write_bert(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
@@ -41,7 +41,7 @@ def _write_bert(directory: Path, **options) -> Path:
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,

@@ -5,9 +5,13 @@ Every worker runs these callbacks, since reading metrics and validating takes al
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -36,8 +40,11 @@ class _StepCallback(keras.callbacks.Callback):
 
 
 class LogMetrics(_StepCallback):
-    """Writes a line every few steps: `step`, metrics (means over the steps since the last line), `learning_rate` and
-    `real_tokens_per_second`.
+    """Writes a line every few steps: `step`, metrics, `learning_rate` and `real_tokens_per_second`.
+
+    Metrics and speed are means over the steps since the last line: the model's metrics start anew with each, which also
+    keeps their float32 sums small. The speed leaves out what `paused` does, and the first step, in which TensorFlow compiles,
+    unless there is a line for that alone.
 
     Raises ValueError when the loss is not a finite number any more.
     """
@@ -45,39 +52,49 @@ class LogMetrics(_StepCallback):
     def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0):
         super().__init__(first)
         self.metrics, self.schedule, self.every, self.total = metrics, schedule, every, total
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._first_step = first + 1
+        self._began = self._tokens_seen = 0.0
+
+    def on_train_begin(self, logs=None):
+        self._began = time.perf_counter()
 
     def at_step(self, step, logs):
         if step % self.every and step != self.total:
+            if step == self._first_step:
+                self._began, self._tokens_seen = time.perf_counter(), self._tokens()
             return
+        values = {name: float(value) for name, value in logs.items() if name != _RATE}
+        speed = (self._tokens() - self._tokens_seen) / max(time.perf_counter() - self._began, 1e-9)
         rate = float(self.schedule(step - 1))
-        line = {"step": step, **self._means(logs), "learning_rate": rate, _RATE: round(float(logs.get(_RATE, 0.0)), 1)}
-        if not math.isfinite(line["loss"]):
-            raise ValueError(f"step {step}: the loss is {line['loss']}; lower training.learning_rate ({rate:.3g} here)")
+        if not math.isfinite(values["loss"]):
+            loss = values["loss"]
+            raise ValueError(f"step {step}: the loss is {loss}; lower training.learning_rate ({rate:.3g} here)")
+        line = {"step": step, **values, "learning_rate": rate, _RATE: round(speed, 1)}
         self.metrics.write(line)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
         logger.info("step %d of %d: %s", step, self.total, shown)
+        if step != self.total:  # the progress bar shows the metrics once more
+            self.model.reset_metrics()
+        self._began, self._tokens_seen = time.perf_counter(), 0.0
 
-    def restart(self) -> None:
-        """Says that the model's metrics start from nothing again."""
-        self._seen = {}
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the time in its block, and gives the model's metrics back the values that they have now."""
+        began = time.perf_counter()
+        variables = [variable for metric in self.model.metrics for variable in metric.variables]
+        values = [variable.numpy() for variable in variables]
+        yield
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self._began += time.perf_counter() - began
 
-    def _means(self, logs: dict) -> dict[str, float]:
-        """Returns each metric's mean since the last line; what is not a mean keeps the value that Keras shows."""
-        values = {name: float(value) for name, value in logs.items() if name != _RATE}
-        for metric in _flat(self.model.metrics):
-            if not isinstance(metric, keras.metrics.Mean) or metric.name not in values:
-                continue
-            total, count = float(metric.total), float(metric.count)
-            old_total, old_count = self._seen.get(metric.name, (0.0, 0.0))
-            if count > old_count:
-                values[metric.name] = (total - old_total) / (count - old_count)
-            self._seen[metric.name] = total, count
-        return values
+    def _tokens(self) -> float:
+        return next(float(metric.result()) for metric in self.model.metrics if metric.name == "real_tokens")
 
 
-def _flat(metrics: list) -> list:
-    return [inner for metric in metrics for inner in (getattr(metric, "metrics", None) or [metric])]
+def flat_metrics(model: Task) -> list[keras.metrics.Metric]:
+    """Returns a compiled model's metrics, each by itself."""
+    return [inner for metric in model.metrics for inner in (getattr(metric, "metrics", None) or [metric])]
 
 
 class Validate(_StepCallback):
@@ -88,7 +105,7 @@ class Validate(_StepCallback):
         best_metric: which of the model's metrics says what is best; names that end in "loss" or "error" are best when low.
         keep_best: called with the step of weights that are the best so far.
         patience: validations without a better one before training stops; None: never.
-        log: is told that the model's metrics restart.
+        log: is told when validation takes place.
     """
 
     def __init__(
@@ -107,8 +124,8 @@ class Validate(_StepCallback):
     ):
         super().__init__(first)
         self.examples, self.metrics, self.log, self.batch_size = examples, metrics, log, batch_size
+        self._data: Any = examples
         self.every, self.total, self.patience, self.keep_best = every, total, patience, keep_best
-        self.best_metric = best_metric
         self.name = f"validation_{best_metric}"
         self._sign = -1 if best_metric.endswith(("loss", "error")) else 1
         self.best_step: int | None = None
@@ -117,21 +134,24 @@ class Validate(_StepCallback):
             if self.name in line:
                 self._judge(line)
 
+    def on_train_begin(self, logs=None):
+        # Tracing the inputs takes a second: once is enough. Several replicas split batches of texts, not of rows.
+        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+            raw = self.model.raw_dataset(self.examples, batch_size=self.batch_size)
+            self._data = self.model.prepared_dataset(raw)
+
     def at_step(self, step, logs):
         if step % self.every and step != self.total:
             return
-        results = self.model.evaluate(self.examples, batch_size=self.batch_size, verbose=0, return_dict=True)
-        self.model.reset_metrics()
-        self.log.restart()
+        with self.log.paused():
+            results = self.model.evaluate(self._data, batch_size=self.batch_size, verbose=0, return_dict=True)
         line = {f"validation_{name}": float(value) for name, value in results.items() if name != _RATE}
-        if self.name not in line:
-            known = ", ".join(name.removeprefix("validation_") for name in line)
-            raise ValueError(f'training.best_metric: "{self.best_metric}" is not a metric of this task; known: {known}')
         line = {"step": step, **line}
         self.metrics.write(line)
         logger.info("step %d: %s", step, ", ".join(f"{name} {line[name]:.4g}" for name in line if name != "step"))
         if self._judge(line):
-            self.keep_best(step)
+            with self.log.paused():
+                self.keep_best(step)
         elif self.patience and self._waited >= self.patience:
             logger.info("step %d: stopping, %s was best at step %d", step, self.name, self.best_step)
             self.model.stop_training = True
@@ -149,13 +169,14 @@ class Validate(_StepCallback):
 class SaveState(_StepCallback):
     """Saves the training state every few steps."""
 
-    def __init__(self, checkpoints: Checkpoints, *, every: int, first: int = 0):
+    def __init__(self, checkpoints: Checkpoints, log: LogMetrics, *, every: int, first: int = 0):
         super().__init__(first)
-        self.checkpoints, self.every = checkpoints, every
+        self.checkpoints, self.log, self.every = checkpoints, log, every
 
     def at_step(self, step, logs):
         if step % self.every == 0:
-            self.checkpoints.save_state(step)
+            with self.log.paused():
+                self.checkpoints.save_state(step)
 
 
 class Checkpoints:

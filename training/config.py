@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -157,7 +158,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{where}: not YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
-        raise ValueError(f"{path}: not a YAML file of keys and values: {_first_line(error)}") from None
+        raise ValueError(f"{path}: not a YAML file of keys and values: {_one_line(error)}") from None
     if not isinstance(read, DictConfig):
         raise ValueError(f"{path}: expected keys and values, such as task: text-classification, got a list")
     return make_config(read, overrides, where=str(path))
@@ -165,25 +166,29 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def make_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "config") -> RunConfig:
     """Makes a config of nested keys and values and `key=value` overrides; errors as in `read_config`."""
+    try:
+        return _checked_config(values, overrides)
+    except (ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"{where}: {_one_line(error)}") from None
+
+
+def _checked_config(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
         if not override.partition("=")[0].strip() or "=" not in override:
             raise ValueError(f'override "{override}": expected key=value, such as training.epochs=1')
-    try:
-        given = OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides)))
-        plain = OmegaConf.to_container(given, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"{where}: {_first_line(error)}") from None
-    _check_keys(plain, RunConfig, "", where)
+    given = OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides)))
+    plain = OmegaConf.to_container(given, resolve=True)
+    _check_keys(plain, RunConfig)
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
-        value = OmegaConf.select(OmegaConf.create(plain), name) if name else None
-        if value is None and not _is_given(plain, name):
-            raise ValueError(f"{where}: {name}: missing; {_meaning(name)}") from None
-        raise ValueError(f"{where}: {name}: {_expectation(name)}, got {_shown(value)}") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        declared, metadata = _field_of(name)
+        meaning = metadata.get("meaning", "")
+        if not _is_given(plain, name):
+            raise ValueError(f"{name}: missing; {meaning}") from None
+        value = OmegaConf.select(OmegaConf.create(plain), name)
+        raise ValueError(f"{name}: expected {_kind(declared)} ({meaning}), got {_shown(value)}") from None
 
 
 def key_table() -> list[tuple[str, str]]:
@@ -198,10 +203,10 @@ def key_table() -> list[tuple[str, str]]:
 
 
 def _fields(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    types = get_type_hints(section)
+    declared = get_type_hints(section)
     for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(types[field.name]):
-            yield from _fields(types[field.name], f"{prefix}{field.name}.")
+        if dataclasses.is_dataclass(declared[field.name]):
+            yield from _fields(declared[field.name], f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, field
 
@@ -238,17 +243,22 @@ def _is_outside(number: float, word: str, metadata: Mapping[str, Any]) -> bool:
     return {"least": number < limit, "above": number <= limit, "most": number > limit, "below": number >= limit}[word]
 
 
-def _check_keys(values: Any, section: type, prefix: str, where: str) -> None:
+def _check_keys(values: Any, section: type, prefix: str = "") -> None:
     """Raises ValueError for a key that does not exist, and for a section that is not one."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: {prefix.rstrip('.')}: expected keys and values, got {_shown(values)}")
-    types = get_type_hints(section)
+        raise ValueError(f"{prefix.rstrip('.')}: expected keys and values, got {_shown(values)}")
+    declared = get_type_hints(section)
     for name, value in values.items():
-        if name not in types:
-            known = ", ".join(types)
-            raise ValueError(f"{where}: {prefix}{name}: no such key (its value: {_shown(value)}); known: {known}")
-        if dataclasses.is_dataclass(types[name]):
-            _check_keys(value, types[name], f"{prefix}{name}.", where)
+        if name not in declared:
+            known = ", ".join(declared)
+            raise ValueError(f"{prefix}{name}: no such key (its value: {_shown(value)}); known: {known}")
+        if dataclasses.is_dataclass(declared[name]):
+            _check_keys(value, declared[name], f"{prefix}{name}.")
+            continue
+        # OmegaConf has no message of its own for one kind of container in the place of another.
+        kind = _kind(declared[name])
+        if isinstance(value, (dict, list)) and kind != {dict: "names and values", list: "a list of names"}[type(value)]:
+            raise ValueError(f"{prefix}{name}: expected {kind}, got {_shown(value)}")
 
 
 def _field_of(name: str) -> tuple[Any, Mapping[str, Any]]:
@@ -264,16 +274,14 @@ def _field_of(name: str) -> tuple[Any, Mapping[str, Any]]:
     return declared, metadata
 
 
-def _expectation(name: str) -> str:
-    declared, metadata = _field_of(name)
-    kinds = [kind for kind in get_args(declared) if kind is not type(None)] or [declared]
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-    kind = words.get(kinds[0], "names and values" if "dict" in str(kinds[0]) else "a list of names")
-    return f"expected {kind} ({metadata.get('meaning', '')})"
+def _kind(declared: Any) -> str:
+    """Returns what a field's values are, in words."""
+    optional = isinstance(declared, types.UnionType)
+    kind = next(kind for kind in get_args(declared) if kind is not type(None)) if optional else declared
+    return _KINDS.get(get_origin(kind) or kind, "names and values")
 
 
-def _meaning(name: str) -> str:
-    return _field_of(name)[1].get("meaning", "give it")
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", list: "a list of names"}
 
 
 def _is_given(values: Any, name: str) -> bool:
@@ -291,5 +299,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _one_line(error: Exception) -> str:
+    # OmegaConf adds indented lines on its own types.
+    return " ".join(str(error).strip().split("\n    ")[0].split())

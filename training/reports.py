@@ -134,13 +134,24 @@ def regression_report(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any
     }
 
 
-def summary(results: dict[str, Any]) -> dict[str, float]:
-    """Returns a report's measures alone, without tables and lists."""
-    return {
-        name: value
-        for name, value in results.items()
-        if value is None or (isinstance(value, (int, float)) and name != "examples")
-    }
+def as_text(results: dict[str, Any]) -> str:
+    """Returns a report for people to read: a measure a line, then the confusion matrix where there is one."""
+    lines = [f"examples: {results['examples']}"]
+    for name, value in results.items():
+        if value is None or isinstance(value, float):
+            lines.append(f"{name.replace('_', ' ')}: {'undefined' if value is None else format(value, '.4f')}")
+    if "confusion_matrix" in results:
+        classes, counts = results["classes"], results["confusion_matrix"]
+        first = max(len(label) for label in classes)
+        widths = [max(len(label), 6) for label in classes]
+        lines.append("confusion matrix (rows: true, columns: predicted):")
+        lines.append(
+            " ".join([" " * first, *(f"{label:>{width}}" for label, width in zip(classes, widths, strict=True))])
+        )
+        for label, row in zip(classes, counts, strict=True):
+            cells = [f"{count:>{width}}" for count, width in zip(row, widths, strict=True)]
+            lines.append(" ".join([f"{label:<{first}}", *cells]))
+    return "\n".join(lines)
 
 
 def _precision_recall_f1(truth, predicted, **options) -> dict[str, np.ndarray]:

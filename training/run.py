@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from garden.tasks import Examples, Task, read_examples
 from garden.tasks.optimization import AdamW, LinearSchedule
-from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate
+from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate, flat_metrics
 from training.config import RunConfig
 from training.models import build_task
 from training.output import (
@@ -74,6 +74,8 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     for examples in (validation, test):
         if examples is not None:
             model.label_values(examples.labels)
+    judged_by = best_metric(model, config)
+    _check_class_weight(model, config.training.class_weight)
     batches = training_batches(model, train, config)
 
     chief = is_chief(devices)
@@ -95,13 +97,13 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
                 total=total,
                 first=first,
                 batch_size=config.training.batch_size,
-                best_metric=config.training.best_metric or default_metric(model),
+                best_metric=judged_by,
                 keep_best=checkpoints.save_best if config.training.keep == "best" else lambda step: None,
                 patience=config.training.early_stopping,
             )
             callbacks.append(judge)
         if config.training.checkpoint_steps:
-            callbacks.append(SaveState(checkpoints, every=config.training.checkpoint_steps, first=first))
+            callbacks.append(SaveState(checkpoints, log, every=config.training.checkpoint_steps, first=first))
         if first < total:
             # Keras writes its bar to stdout, which is for results.
             with contextlib.redirect_stdout(sys.stderr):
@@ -168,10 +170,20 @@ def training_batches(model: Task, examples: Examples, config: RunConfig) -> tf.d
     return data.batch(config.training.batch_size).repeat()
 
 
-def default_metric(model: Task) -> str:
-    """Returns the metric that says which weights are best: accuracy where the task has it, else loss."""
-    names = [getattr(metric, "name", None) for metric in model.default_metrics()]
-    return "accuracy" if "accuracy" in names else "loss"
+def best_metric(model: Task, config: RunConfig) -> str:
+    """Returns the metric that says which weights are best: the config's, or accuracy where the task has it, else loss."""
+    known = [metric.name for metric in flat_metrics(model) if metric.name != "real_tokens"]
+    name = config.training.best_metric or ("accuracy" if "accuracy" in known else "loss")
+    if name not in known:
+        raise ValueError(f'training.best_metric: "{name}" is not a metric of this task; known: {", ".join(known)}')
+    return name
+
+
+def _check_class_weight(model: Task, class_weight: dict[str, float] | None) -> None:
+    for name in class_weight or {}:
+        if name not in (model.labels or ()):
+            known = ", ".join(model.labels or ()) or "none"
+            raise ValueError(f'training.class_weight: "{name}" is not one of the classes; classes: {known}')
 
 
 def _finish(model: Task, directory: Path, metrics: Metrics, results: dict[str, Any] | None) -> None:
