@@ -23,7 +23,11 @@ class Pieces(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """Tokens with their origins, each a RaggedTensor [B,(T)]."""
+    """Tokens with their origins, each a RaggedTensor [B,(T)].
+
+    Spans are those of `tokenizers`, with one exception: where combining marks that survive accent stripping (Balinese
+    or musical ones, say) change places with others in canonical order, a span may be off by a few marks within its run.
+    """
 
     token_ids: tf.RaggedTensor  # int32
     type_ids: tf.RaggedTensor  # int32
