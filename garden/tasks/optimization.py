@@ -73,8 +73,13 @@ class AdamW(keras.optimizers.Optimizer):
     def _use_weight_decay(self, variable) -> bool:
         return len(variable.shape) > 1 and super()._use_weight_decay(variable)
 
+    def _apply_weight_decay(self, variables) -> None:
+        """Nothing: `update_step` decays, in one pass over a variable where Keras takes three."""
+
     def update_step(self, gradient, variable, learning_rate):
         """One variable's update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
+        if self.weight_decay and self._use_weight_decay(variable):
+            variable.assign(variable * (1 - tf.cast(learning_rate, variable.dtype) * self.weight_decay))
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         beta_2_power = tf.pow(tf.constant(self.beta_2, variable.dtype), step)
