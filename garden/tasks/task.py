@@ -275,7 +275,8 @@ class Task(DistributedModel):
         return unpack(logits, x["text_index"], count)
 
     def _steps_done(self) -> int:
-        return int(self.optimizer.iterations) if self.compiled else 0
+        # A variable that is mirrored on several devices is no number before it is a tensor.
+        return int(tf.convert_to_tensor(self.optimizer.iterations.value)) if self.compiled else 0
 
     def _plan_rate(self, steps: int) -> None:
         schedule = LinearSchedule(self._default_rate, steps=steps if steps > 0 else None, begin=self._steps_done())
