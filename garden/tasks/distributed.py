@@ -110,13 +110,13 @@ class DistributedModel(keras.Model):
 
     def _stepper(self, step):
         strategy = self.distribute_strategy
+        one = strategy.num_replicas_in_sync == 1
         if self.jit_compile and not self.run_eagerly:
             step = tf.function(step, jit_compile=True, autograph=False)
 
-        def run(iterator):
-            for _ in range(self.steps_per_execution):
-                data = next(iterator)
-                strategy.run(step, args=(data,))
+        def run(batches) -> None:
+            for _ in range(self.steps_per_execution if one else 1):
+                strategy.run(step, args=(next(batches) if one else batches,))
 
         if not self.run_eagerly:
             run = tf.function(run, reduce_retracing=True, autograph=False)
@@ -126,7 +126,13 @@ class DistributedModel(keras.Model):
                 # `train_on_batch` and `test_on_batch` give a generator of one batch.
                 iterator = iter(tf.data.Dataset.from_tensors(next(iterator)))
             try:
-                run(iterator)
+                if one:
+                    run(iterator)
+                else:
+                    # Batches for replicas are fetched outside of the graph: inside of it, what does not wait for data runs
+                    # when there is none left, and the end of an epoch would count as a step.
+                    for _ in range(self.steps_per_execution):
+                        run(next(iterator))
             except tf.errors.OutOfRangeError:
                 raise StopIteration from None
             return self.get_metrics_result()
