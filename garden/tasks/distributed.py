@@ -114,9 +114,13 @@ class DistributedModel(keras.Model):
         if self.jit_compile and not self.run_eagerly:
             step = tf.function(step, jit_compile=True, autograph=False)
 
+        # Inside a graph, what does not wait for data would run when there is none left, and the end of an epoch would count as
+        # a step. On one device all of a step waits for its data; batches for several are fetched outside.
         def run(batches) -> None:
             for _ in range(self.steps_per_execution if one else 1):
-                strategy.run(step, args=(next(batches) if one else batches,))
+                data = next(batches) if one else batches
+                with tf.control_dependencies(tf.nest.flatten(data) if one else []):
+                    strategy.run(step, args=(data,))
 
         if not self.run_eagerly:
             run = tf.function(run, reduce_retracing=True, autograph=False)
@@ -129,8 +133,6 @@ class DistributedModel(keras.Model):
                 if one:
                     run(iterator)
                 else:
-                    # Batches for replicas are fetched outside of the graph: inside of it, what does not wait for data runs
-                    # when there is none left, and the end of an epoch would count as a step.
                     for _ in range(self.steps_per_execution):
                         run(next(iterator))
             except tf.errors.OutOfRangeError:

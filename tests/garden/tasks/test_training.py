@@ -227,6 +227,15 @@ def test_several_steps_in_one_call_are_those_steps(still_bert, data):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_the_end_of_data_of_unknown_length_is_no_step(still_bert, data):
+    model = TextClassifier.from_pretrained(still_bert, labels=NAMES)
+    model.compile(learning_rate=1e-2)
+    pairs = tf.data.Dataset.from_tensor_slices((data.texts, data.labels)).filter(lambda text, label: True)
+    model.fit(pairs.batch(16), epochs=3, verbose=0)
+    assert int(model.optimizer.iterations) == 6
+    assert model.optimizer._learning_rate.steps is None, "without a length there is no schedule"
+
+
 def test_a_step_on_one_batch(still_bert, data):
     model = TextClassifier.from_pretrained(still_bert, labels=NAMES)
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
