@@ -158,7 +158,8 @@ class Validate(_StepCallback):
 
     def _judge(self, line: dict) -> bool:
         """Returns whether a validation is the best so far, and counts those that are not."""
-        score = self._sign * line[self.name]
+        value = line[self.name]
+        score = self._sign * value if value is not None and math.isfinite(value) else -math.inf
         if score > self._best or self.best_step is None:
             self._best, self._waited, self.best_step = score, 0, line["step"]
             return True

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -120,7 +121,8 @@ class Metrics:
             self._events = tf.summary.create_file_writer(str(directory / TENSORBOARD))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes one line, which has a `step`."""
+        """Writes one line, which has a `step`. What is not a finite number is null: JSON has no word for it."""
+        line = {name: value if math.isfinite(value) else None for name, value in line.items()}
         self.lines.append(line)
         if self._file:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -128,7 +130,7 @@ class Metrics:
         if self._events:
             with self._events.as_default():
                 for name, value in line.items():
-                    if name != "step":
+                    if name != "step" and value is not None:
                         tf.summary.scalar(name, value, step=line["step"])
 
     def close(self) -> None:

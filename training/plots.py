@@ -110,7 +110,7 @@ def _curves(training: Sequence[dict], validation: Sequence[dict]) -> list[str]:
 
 
 def _draw_curve(axes: Axes, lines: Sequence[dict], name: str, color: str, label: str, *, smooth: bool) -> None:
-    points = [(line["step"], line[name]) for line in lines if name in line]
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     if not points:
         return
     steps, values = np.array(points, float).T
@@ -126,7 +126,7 @@ def _draw_curve(axes: Axes, lines: Sequence[dict], name: str, color: str, label:
 
 
 def _draw_points(axes: Axes, lines: Sequence[dict], name: str) -> None:
-    points = [(line["step"], line[name]) for line in lines if name in line]
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     if points:
         axes.plot(
             *zip(*points, strict=True), color=_VALIDATION, linewidth=1.4, marker="o", markersize=5, label="validation"

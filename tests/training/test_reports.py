@@ -80,7 +80,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("lines", [LINES, LINES[:1], LINES[:2] * 60, [{**LINES[0], "accuracy": math.inf}]])
+@pytest.mark.parametrize("lines", [LINES, LINES[:1], LINES[:2] * 60, [{**LINES[0], "accuracy": None}]])
 def test_learning_curves_are_drawn(tmp_path, lines):
     draw_learning_curves(lines, tmp_path / "plots")
     assert (tmp_path / "plots" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")

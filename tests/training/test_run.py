@@ -159,13 +159,6 @@ def test_another_seed_is_another_run(finished, config, tmp_path):
     assert read_metrics(tmp_path / "run")[0]["loss"] != read_metrics(finished[0])[0]["loss"]
 
 
-@pytest.mark.usefixtures("without_pictures")
-def test_early_stopping_ends_a_run_that_gets_no_better(config, tmp_path):
-    results = run(config(tmp_path / "run", steps=40, validation_steps=2, early_stopping=3, learning_rate=1e-12))
-    assert results["kept_step"] == 2
-    assert results["steps"] == 8
-
-
 # ------------------------------------------------------------------------------------------ nothing is lost
 
 
