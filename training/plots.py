@@ -40,7 +40,7 @@ def draw_learning_curves(lines: Sequence[dict[str, Any]], directory: Path) -> No
         _plain(axes)
         if name in titles:
             axes.set_ylim(bottom=0)
-        else:
+        elif axes.lines:
             axes.legend(frameon=False, fontsize=9)
         axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.4g}"))
         axes.set_xlabel("step", fontsize=9)

@@ -84,5 +84,5 @@ def test_metrics_that_are_no_numbers_are_null_and_cut_lines_are_left_out(tmp_pat
     with Metrics(tmp_path, step=1) as metrics:
         metrics.write({"step": 2, "validation_loss": 3.0})
     assert read_metrics(tmp_path) == [{"step": 1, "validation_loss": None}, {"step": 2, "validation_loss": 3.0}]
-    callback, kept, _ = trained("loss", [2.0], earlier=read_metrics(tmp_path)[:1], first=1, every=1)
+    _, kept, _ = trained("loss", [2.0], earlier=read_metrics(tmp_path)[:1], first=1, every=1)
     assert kept == [2]
