@@ -68,7 +68,10 @@ class DistributedModel(keras.Model):
             loss = self._global_loss(x, y, y_pred, sample_weight)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        # Counting steps and decaying weights need no data: without this they would be done once more when it ends.
+        with tf.control_dependencies([loss]):
+            self.optimizer.apply(gradients, variables)
         self._measure(x, y, y_pred, sample_weight)
 
     def test_step(self, data) -> None:
@@ -114,13 +117,9 @@ class DistributedModel(keras.Model):
         if self.jit_compile and not self.run_eagerly:
             step = tf.function(step, jit_compile=True, autograph=False)
 
-        # Inside a graph, what does not wait for data would run when there is none left, and the end of an epoch would count as
-        # a step. On one device all of a step waits for its data; batches for several are fetched outside.
         def run(batches) -> None:
             for _ in range(self.steps_per_execution if one else 1):
-                data = next(batches) if one else batches
-                with tf.control_dependencies(tf.nest.flatten(data) if one else []):
-                    strategy.run(step, args=(data,))
+                strategy.run(step, args=(next(batches) if one else batches,))
 
         if not self.run_eagerly:
             run = tf.function(run, reduce_retracing=True, autograph=False)
@@ -133,6 +132,7 @@ class DistributedModel(keras.Model):
                 if one:
                     run(iterator)
                 else:
+                    # Fetched outside of the graph: inside of it one replica would begin a step while another finds no data.
                     for _ in range(self.steps_per_execution):
                         run(next(iterator))
             except tf.errors.OutOfRangeError:
