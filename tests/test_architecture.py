@@ -15,11 +15,6 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 ENTRY_POINTS = {Path("garden/cli.py")}  # may import anything, but not before a command needs it
 # Methods that Keras defines: they have docstrings only where there is more to say.
 KERAS = {"build", "call", "get_config", "from_config", "train_step", "test_step", "predict_step", "update_step"}
-    "build",
-    "call",
-    "get_config",
-    "from_config",
-}  # methods that Keras defines, which say more only where there is more
 # Each part of garden, and the parts of it that it may import.
 ARROWS = {
     "layers": {"layers"},
