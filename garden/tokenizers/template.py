@@ -137,13 +137,20 @@ def _truncate(length_A, length_B, room, truncation):
         keep_A = tf.where(first_longer, keep_longer, keep_shorter)
         return keep_A, tf.where(first_longer, keep_shorter, keep_longer)
     cut, other = (length_A, length_B) if truncation == "only_first" else (length_B, length_A)
-    long_enough = tf.debugging.assert_equal(
+    long_enough = assert_that(
         tf.reduce_all((excess == 0) | (cut > excess) | (room == 0)),
-        True,
-        message=f"truncation {truncation}: the text to cut is too short for the pair to fit max_length; "
+        f"truncation {truncation}: the text to cut is too short for the pair to fit max_length; "
         "use a larger max_length or longest_first",
     )
     with tf.control_dependencies([long_enough]):
         cut = tf.where(room == 0, tf.zeros_like(cut), cut - excess)
     other = tf.where(room == 0, tf.zeros_like(other), other)  # the reference then drops both
     return (cut, other) if truncation == "only_first" else (other, cut)
+
+
+def assert_that(condition: tf.Tensor, message: str) -> tf.Operation:
+    """An operation that raises InvalidArgumentError with the message unless the condition holds.
+
+    The bare operation: `tf.debugging` puts it into a conditional, of which TensorFlow then warns whenever a graph loads.
+    """
+    return tf.raw_ops.Assert(condition=condition, data=[tf.constant(message)])

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tokenizers.added_tokens import AddedToken
-from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, apply_template
+from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, apply_template, assert_that
 from garden.tokenizers.vocabulary import Vocabulary
 
 _NO_LIMIT = 2**31 - 1
@@ -283,7 +283,7 @@ def _as_many(pairs: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
     """The pairs, checked, inside a graph when it runs, to be as many as the texts."""
     wanted, got = texts.shape[0], pairs.shape[0]
     if wanted is None or got is None:
-        same = tf.debugging.assert_equal(tf.size(pairs), tf.size(texts), message="pairs: expected as many as texts")
+        same = assert_that(tf.equal(tf.size(pairs), tf.size(texts)), "pairs: expected as many as texts")
         with tf.control_dependencies([same]):
             return tf.identity(pairs)
     if wanted != got:
@@ -297,7 +297,7 @@ def _as_length(max_length, least: int):
         return _NO_LIMIT
     if tf.is_tensor(max_length) and not isinstance(max_length, tf.__internal__.EagerTensor):
         message = f"max_length must be at least {least}, the number of special tokens added"
-        with tf.control_dependencies([tf.debugging.assert_greater_equal(max_length, least, message=message)]):
+        with tf.control_dependencies([assert_that(max_length >= tf.cast(least, max_length.dtype), message)]):
             return tf.identity(max_length)
     if (
         isinstance(max_length, bool)
