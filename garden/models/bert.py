@@ -66,6 +66,7 @@ class BertConfig(Config):
             )
 
 
+@keras.saving.register_keras_serializable("garden")
 class BertBackbone(Backbone):
     """BERT's encoder.
 

@@ -158,6 +158,13 @@ class Task(DistributedModel):
             self.tokenizer.save_pretrained(target)
             huggingface.write_config(target, self.config_dict())
 
+    def get_config(self) -> dict[str, Any]:
+        """Raises NotImplementedError: a tokenizer does not fit in a `.keras` file."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: keep it with save_pretrained(directory); in callbacks, keep weights alone "
+            '(save_weights_only=True, a path that ends in ".weights.h5")'
+        )
+
     def config_dict(self) -> dict[str, Any]:
         """Returns what config.json says of the task and its network."""
         return {

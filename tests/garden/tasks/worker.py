@@ -11,6 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 
+def dropout_mask(step: int) -> tf.Tensor:
+    from garden.layers import Dropout, step_seed
+
+    with step_seed(1, tf.constant(step)):
+        return Dropout(0.5)(tf.ones([100]), training=True)
+
+
 def main(strategy: str, checkpoint: str, data: str, output: str) -> None:
     from garden import TextClassifier, read_examples
     from garden.tasks.optimization import AdamW
@@ -44,6 +51,8 @@ def main(strategy: str, checkpoint: str, data: str, output: str) -> None:
     results["steps"] = model.optimizer.iterations.numpy()
     results |= {f"weights/{index}": values for index, values in enumerate(model.get_weights())}
     results["evaluate"] = model.evaluate(examples, batch_size=8, verbose=0)[:2]
+    masks = strategy.experimental_local_results(strategy.run(lambda: dropout_mask(0)))
+    assert len({mask.numpy().tobytes() for mask in masks}) == len(masks), "each replica drops other elements"
     results["predict"] = model.predict(examples.texts, batch_size=8, verbose=0)
     np.savez(output, **results)
 
