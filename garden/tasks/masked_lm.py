@@ -68,18 +68,10 @@ class MaskedLM(Task):
     def default_metrics(self) -> list:
         return [keras.metrics.SparseCategoricalAccuracy(name="masked_accuracy")]
 
-    def weighted_losses(self, x, y, y_pred, sample_weight):
-        labels, logits, weights = self._flat(y, y_pred, sample_weight)
-        return tf.cast(self._loss_of_examples(labels, logits), tf.float32), weights
-
-    def metric_inputs(self, x, y, y_pred, sample_weight):
-        labels, logits, weights = self._flat(y, y_pred, sample_weight)
-        return labels, logits, tf.cast(weights > 0, tf.float32)
-
     def example_targets(self):
         return tf.zeros([1], tf.int32), tf.zeros([1, self.backbone.config.vocab_size])
 
-    def _flat(self, y, y_pred, sample_weight):
+    def flat(self, y, y_pred, sample_weight):
         """Returns labels [M], logits [M,V] and weights [M] of all rows' masks in one line."""
         labels = tf.reshape(y, [-1])
         weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)

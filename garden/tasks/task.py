@@ -200,6 +200,18 @@ class Task(DistributedModel):
         """Returns the task's loss."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its loss is")
 
+    def flat(self, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns labels [M,...], logits [M,C] and weights [M], all rows' places in one line; weight 0 is padding."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its losses are made of")
+
+    def weighted_losses(self, x, y, y_pred, sample_weight):
+        labels, logits, weights = self.flat(y, y_pred, sample_weight)
+        return tf.cast(self._loss_of_examples(labels, logits), tf.float32), weights
+
+    def metric_inputs(self, x, y, y_pred, sample_weight):
+        labels, logits, weights = self.flat(y, y_pred, sample_weight)
+        return labels, logits, tf.cast(weights > 0, tf.float32)
+
     def default_metrics(self) -> list:
         """Returns the task's metrics, as Keras takes them."""
         return []

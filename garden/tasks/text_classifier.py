@@ -130,20 +130,12 @@ class TextClassifier(Task):
             return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=0.0)]
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
-    def weighted_losses(self, x, y, y_pred, sample_weight):
-        labels, logits, weights = self._flat(y, y_pred, sample_weight)
-        return tf.cast(self._loss_of_examples(labels, logits), tf.float32), weights
-
-    def metric_inputs(self, x, y, y_pred, sample_weight):
-        labels, logits, weights = self._flat(y, y_pred, sample_weight)
-        return labels, logits, tf.cast(weights > 0, tf.float32)
-
     def example_targets(self):
         classes = len(self.labels) if self.labels else 1
         labels = tf.zeros([1], tf.int32) if self.problem == "single_label" else tf.zeros([1, classes])
         return labels, tf.zeros([1, classes])
 
-    def _flat(self, y, y_pred, sample_weight):
+    def flat(self, y, y_pred, sample_weight):
         """Returns labels [M] or [M,C], logits [M,C] and weights [M], all rows' texts in one line."""
         logits = tf.cast(y_pred, tf.float32)
         logits = tf.reshape(logits, [-1, logits.shape[-1]])
