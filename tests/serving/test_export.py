@@ -55,6 +55,12 @@ def close(given, expected):
     np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Exports without their own comparison, which takes a process, for tests that compare by themselves."""
+    monkeypatch.setattr(sys.modules["serving.export"], "check", lambda *args, **kwargs: None)
+
+
 @pytest.fixture(scope="module")
 def classifier(still_bert):
     model = TextClassifier.from_pretrained(still_bert, labels=["negative", "positive"])
@@ -161,8 +167,8 @@ def test_a_fresh_process_needs_tensorflow_only(exported, classifier):
     )
 
 
-def test_versions_count_up(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["serving.export"], "check", lambda *args, **kwargs: None)
+@pytest.mark.usefixtures("unchecked")
+def test_versions_count_up(classifier, tmp_path):
     base = tmp_path / "deep" / "er"
     assert serving.export(classifier, base) == base / "1"
     for name in ("7", "notes", "x9", "007.tmp"):
@@ -181,12 +187,12 @@ def test_a_base_that_is_no_directory(classifier, tmp_path):
     assert file.read_text() == "kept"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("step", ["_name_methods", "check", "_named"])
 def test_a_failure_leaves_nothing(classifier, tmp_path, monkeypatch, step):
     def fail(*args, **kwargs):
         raise RuntimeError("disk on fire")
 
-    monkeypatch.setattr(sys.modules["serving.export"], "check", lambda *args, **kwargs: None)
     monkeypatch.setattr(sys.modules["serving.export"], step, fail)
     (tmp_path / "1").mkdir()
     with pytest.raises(RuntimeError, match="disk on fire"):
@@ -258,6 +264,7 @@ def test_a_process_that_is_killed_leaves_no_version(still_bert, tmp_path):
     assert (base / left[0] / "model" / "saved_model.pb").exists()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_several_labels(still_bert, tmp_path):
     model = TextClassifier.from_pretrained(still_bert, labels=["x", "y", "z"], problem="multi_label")
     given = open_signatures(serving.export(model, tmp_path))["serving_default"](text=tf.constant(TEXTS))
@@ -266,6 +273,7 @@ def test_several_labels(still_bert, tmp_path):
     close(given["score"], np.max(expected, axis=-1))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_regression(still_bert, tmp_path):
     model = TextClassifier.from_pretrained(still_bert, problem="regression")
     directory = serving.export(model, tmp_path)

@@ -77,7 +77,7 @@ def test_packing_keeps_every_text(lengths, row_length, multiple):
     fewest = -(-sum(max(length, 1) for length in lengths) // x["token_ids"].shape[1])
     assert len(x["token_ids"]) <= len(lengths)
     if sum(lengths):
-        full = x["segment_ids"].astype(bool).sum(axis=1)
+        full = [sum(max(lengths[index], 1) for index in row if index >= 0) for row in x["text_index"]]
         assert len(x["token_ids"]) <= max(2 * fewest, 1)
         # Whatever is first in a row did not fit in any row before it.
         for row in range(1, len(full)):
