@@ -39,7 +39,7 @@ class Task(DistributedModel):
         head: a layer from the backbone's outputs to logits.
         sequence_length: tokens of a text at most, special tokens included; longer texts are truncated. Default: what
             backbone and tokenizer allow.
-        batching: "packed" puts several texts in one row, which wastes least and is fastest (benchmarks/results);
+        batching: "packed" puts several texts in one row, which wastes least (benchmarks/finetune.py --batching);
             "padded" gives each text a row of its own.
         row_length: with "packed", the shortest row while training.
         pairs: whether an example is a pair of texts; `fit` sets it, and exports then take `text_pair` beside `text`.
