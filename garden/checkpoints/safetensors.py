@@ -19,6 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from garden.checkpoints.open_file import OpenFile
 from garden.checkpoints.weights import StoredTensor, aligned_empty, copy_transposed
 
 # The reference library refuses longer headers, so that a corrupt length does not fill the memory.
@@ -58,7 +59,7 @@ class SafetensorsFile:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         # The tensors keep the file open too: it closes with the last of them, or at `close`.
-        self._file = _OpenFile(self.path)
+        self._file = OpenFile(self.path)
         self.metadata: dict[str, str] = {}
         self.tensors: dict[str, StoredTensor] = {}
         try:
@@ -221,54 +222,12 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _read_array(file: _OpenFile, name: str, shape: tuple[int, ...], dtype: np.dtype, position: int) -> np.ndarray:
+def _read_array(file: OpenFile, name: str, shape: tuple[int, ...], dtype: np.dtype, position: int) -> np.ndarray:
     if file.closed:
         raise ValueError(f'{file.path}: closed before tensor "{name}" was read; read inside the `with` block')
     array = aligned_empty(shape, dtype)
     file.read_into(memoryview(array.reshape(-1).view(np.uint8)), position)
     return array
-
-
-class _OpenFile:
-    """A file descriptor that closes with its last user. It keeps no position, so threads may read at the same time."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.closed = True
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be opened: {error}") from error
-        self.closed = False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            os.close(self._descriptor)
-
-    def __del__(self) -> None:
-        self.close()
-
-    def size(self) -> int:
-        return os.fstat(self._descriptor).st_size
-
-    def read(self, count: int, position: int) -> bytes:
-        data = bytearray(count)
-        self.read_into(memoryview(data), position)
-        return bytes(data)
-
-    def read_into(self, buffer: memoryview, position: int) -> None:
-        while len(buffer):  # one system call reads at most 2 GiB
-            try:
-                count = os.preadv(self._descriptor, [buffer], position)
-            except OSError as error:
-                raise ValueError(f"{self.path}: cannot be read: {error.strerror}") from error
-            if count == 0:
-                raise ValueError(f"{self.path}: the file became shorter while it was read; copy or download it again")
-            buffer = buffer[count:]
-            position += count
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
