@@ -1,4 +1,7 @@
-"""Directories in the Hugging Face layout: `config.json` beside `model.safetensors` or an index and its shards."""
+"""Directories in the Hugging Face layout: `config.json` beside `model.safetensors` or an index and its shards.
+
+Where there is no safetensors file, PyTorch's `pytorch_model.bin`, or its index and shards, is read instead.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from garden.checkpoints.safetensors import SafetensorsFile, write_safetensors
+from garden.checkpoints.torch_files import TorchFile
 from garden.checkpoints.weights import StoredTensor, Weights
 
 CONFIG_FILE = "config.json"
@@ -22,14 +26,13 @@ INDEX_FILE = "model.safetensors.index.json"
 
 # What this module writes as shards, and so may delete when a newer save replaces it.
 _SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
-_UNREAD_FORMATS = (
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.h5",
-    "flax_model.msgpack",
-    "model.ckpt.index",
-    "bert_model.ckpt.index",
+# A whole file beside an index wins, as it does in transformers; `write_weights` relies on it.
+_READ_FORMATS: tuple[tuple[str, str, type], ...] = (
+    (WEIGHTS_FILE, INDEX_FILE, SafetensorsFile),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", TorchFile),
 )
+_UNREAD_FORMATS = ("tf_model.h5", "flax_model.msgpack")
+_CONVERTED_FORMATS = ("model.ckpt.index", "bert_model.ckpt.index", "saved_model.pb")
 
 
 def read_config(directory: str | os.PathLike) -> dict[str, Any]:
@@ -51,22 +54,24 @@ def write_config(directory: str | os.PathLike, config: Mapping[str, Any]) -> Non
 def open_weights(directory: str | os.PathLike) -> Weights:
     """Open a directory's `model.safetensors`, or its `model.safetensors.index.json` and shards; tensors are read later.
 
-    All headers are checked at once. Raises FileNotFoundError when the directory, the weights or a shard is missing, and
-    ValueError, naming the file and what is wrong with it, when one is corrupt.
+    Without these, `pytorch_model.bin` or its index and shards. All headers are checked at once. Raises FileNotFoundError
+    when the directory, the weights or a shard is missing, and ValueError, naming the file and what is wrong with it,
+    when one is corrupt.
     """
     directory = _existing_directory(directory)
-    # A whole file beside an index wins, as it does in transformers; `write_weights` relies on it.
-    if (directory / WEIGHTS_FILE).exists():
-        file = SafetensorsFile(directory / WEIGHTS_FILE)
-        return _weights(directory / WEIGHTS_FILE, file.tensors.items(), [file])
-    if (directory / INDEX_FILE).exists():
-        return _open_shards(directory)
+    for whole, index, kind in _READ_FORMATS:
+        if (directory / whole).exists():
+            file = kind(directory / whole)
+            return _weights(directory / whole, file.tensors.items(), [file])
+        if (directory / index).exists():
+            return _open_shards(directory / index, kind)
     message = f"{directory}: no {WEIGHTS_FILE} and no {INDEX_FILE}"
-    others = [name for name in _UNREAD_FORMATS if (directory / name).exists()]
-    if others:
+    if converted := [name for name in _CONVERTED_FORMATS if (directory / name).exists()]:
+        message += f"; convert {' and '.join(converted)} first: garden convert --to NEW_DIRECTORY {directory}"
+    elif others := [name for name in _UNREAD_FORMATS if (directory / name).exists()]:
         message += (
-            f"; {' and '.join(others)} cannot be read yet: convert the tensors with the safetensors library "
-            "(safetensors.torch.save_file, safetensors.tensorflow.save_file)"
+            f"; {' and '.join(others)} cannot be read: convert the tensors with the safetensors library "
+            "(safetensors.flax.save_file, safetensors.tensorflow.save_file)"
         )
     else:
         message += "; save the model there first, or give the directory that has it"
@@ -118,19 +123,18 @@ def write_weights(
             path.unlink()
 
 
-def _open_shards(directory: Path) -> Weights:
-    index_path = directory / INDEX_FILE
+def _open_shards(index_path: Path, kind: type) -> Weights:
     index = _read_json_object(index_path, remedy="copy or download it again")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise ValueError(f'{index_path}: "weight_map" does not map tensors to files; copy or download it again')
 
-    shards: dict[str, SafetensorsFile] = {}
+    shards: dict[str, SafetensorsFile | TorchFile] = {}
     tensors: list[tuple[str, StoredTensor]] = []
     try:
         for name, file in weight_map.items():
             if file not in shards:
-                shards[file] = _open_shard(index_path, file)
+                shards[file] = _open_shard(index_path, file, kind)
             if name not in shards[file].tensors:
                 raise ValueError(
                     f'{index_path}: tensor "{name}" is said to be in {file}, which does not have it; '
@@ -144,17 +148,19 @@ def _open_shards(directory: Path) -> Weights:
         raise
 
 
-def _open_shard(index_path: Path, file: str) -> SafetensorsFile:
+def _open_shard(index_path: Path, file: str, kind: type) -> SafetensorsFile | TorchFile:
     # A downloaded index must not make us read files elsewhere.
     if file in ("", ".", "..") or re.search(r"[/\\\0:]", file):
         raise ValueError(f"{index_path}: shard {file!r} is not the name of a file in the same directory")
     try:
-        return SafetensorsFile(index_path.parent / file)
+        return kind(index_path.parent / file)
     except FileNotFoundError:
         raise FileNotFoundError(f"{index_path}: shard {file} is missing; copy or download it again") from None
 
 
-def _weights(path: Path, tensors: Iterable[tuple[str, StoredTensor]], files: Iterable[SafetensorsFile]) -> Weights:
+def _weights(
+    path: Path, tensors: Iterable[tuple[str, StoredTensor]], files: Iterable[SafetensorsFile | TorchFile]
+) -> Weights:
     files = tuple(files)
 
     def close() -> None:

@@ -216,9 +216,12 @@ def test_what_is_missing_is_named(tmp_path):
         open_weights(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config.json: no such file"):
         read_config(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
+    (tmp_path / "flax_model.msgpack").write_bytes(b"packed")
     (tmp_path / "tf_model.h5").write_bytes(b"hdf")
-    with pytest.raises(FileNotFoundError, match=r"pytorch_model.bin and tf_model.h5 cannot be read yet: convert"):
+    with pytest.raises(FileNotFoundError, match=r"tf_model.h5 and flax_model.msgpack cannot be read: convert"):
+        open_weights(tmp_path)
+    (tmp_path / "bert_model.ckpt.index").write_bytes(b"TensorFlow 1")
+    with pytest.raises(FileNotFoundError, match=r"convert bert_model.ckpt.index first: garden convert --to"):
         open_weights(tmp_path)
     with pytest.raises(ValueError, match="not a directory"):
         open_weights(tmp_path / "tf_model.h5")
