@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from garden.checkpoints import huggingface
-from garden.models.backbone import FAMILIES, family_of, open_weights
+from garden.models.backbone import family_called, family_of, open_weights
 from garden.tasks import TASKS, Examples, Task
 from garden.tokenizers import Tokenizer
 from training.config import RunConfig
@@ -66,7 +65,7 @@ def build_task(config: RunConfig, examples: Examples) -> Task:
             located(config.model.pretrained), dtype=training.precision, new_head=config.model.new_head, **options
         )
     tokenizer = Tokenizer.from_pretrained(located(config.model.tokenizer))
-    family = _family(config.model.family)
+    family = family_called(config.model.family, "model.family")
     if config.task not in family.heads:
         raise ValueError(f'model.family: "{family.model_type}" has no head for {config.task}')
     sizes = {"vocab_size": tokenizer.vocabulary_size, "pad_token_id": tokenizer.pad_id, **config.model.config}
@@ -77,12 +76,6 @@ def build_task(config: RunConfig, examples: Examples) -> Task:
     parts = family.heads[config.task].backbone_parts
     backbone = family.backbone(family.config.from_dict(sizes, "model.config"), dtype=training.precision, **parts)
     return task.build_on(backbone, tokenizer, **options)
-
-
-def _family(name: str):
-    if name not in FAMILIES:
-        raise ValueError(f'model.family: "{name}" is not known; known: {", ".join(FAMILIES)}')
-    return importlib.import_module(FAMILIES[name]).FAMILY
 
 
 def _classes(config: RunConfig, examples: Examples) -> dict[str, Any]:
@@ -104,9 +97,11 @@ def _has_classes(config: RunConfig) -> bool:
     if config.model.pretrained is None or config.model.new_head:
         return False
     directory = located(config.model.pretrained)
-    family = family_of(huggingface.read_config(directory), directory / huggingface.CONFIG_FILE)
+    values, where = huggingface.read_config(directory), directory / huggingface.CONFIG_FILE
+    family = family_of(values, where)
     with open_weights(directory, family) as weights:
-        return config.task in family.heads and family.heads[config.task].marker in weights
+        sizes = family.config.from_dict(values, where)
+        return config.task in family.heads and family.heads[config.task].trained_in(weights, sizes)
 
 
 def labels_in(labels: Sequence[Any], field: str = "label") -> list[str]:

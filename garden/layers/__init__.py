@@ -10,6 +10,8 @@ from garden.layers.normalization import LayerNorm, RMSNorm
 from garden.layers.positions import (
     LearnedPositions,
     SinusoidalPositions,
+    first_positions,
+    last_positions,
     rotary_frequencies,
     rotate,
     segment_positions,
@@ -34,6 +36,8 @@ __all__ = [
     "SinusoidalPositions",
     "activation",
     "attention_bias",
+    "first_positions",
+    "last_positions",
     "rotary_frequencies",
     "rotate",
     "segment_positions",

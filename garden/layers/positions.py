@@ -27,6 +27,16 @@ def segment_positions(segment_ids: tf.Tensor) -> tf.Tensor:
     return tf.reshape(index - tf.gather(first, runs), shape)
 
 
+def first_positions(segment_ids: tf.Tensor) -> tf.Tensor:
+    """Returns the index of each row's first token that is not padding: [B,T] -> [B] int32."""
+    return tf.argmax(tf.cast(segment_ids > 0, tf.int32), axis=1, output_type=tf.int32)
+
+
+def last_positions(segment_ids: tf.Tensor) -> tf.Tensor:
+    """Returns the index of each row's last token that is not padding: [B,T] -> [B] int32."""
+    return tf.shape(segment_ids)[1] - 1 - first_positions(segment_ids[:, ::-1])
+
+
 def sinusoidal_table(length: int, width: int) -> np.ndarray:
     """Returns the [length, width] float32 table of "Attention Is All You Need" (Vaswani et al., 2017, section 3.5).
 

@@ -9,47 +9,82 @@ import contextlib
 import dataclasses
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import keras
 import tensorflow as tf
 
 from garden.checkpoints import huggingface
-from garden.checkpoints.weight_map import Rule, dump, load
+from garden.checkpoints.weight_map import Rule, copy, dump, load, transposed
 from garden.checkpoints.weights import Weights, alias, modern_names, strip_prefix
 from garden.layers.positions import segment_positions
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = {"bert": "garden.models.bert"}
+FAMILIES = {
+    "bert": "garden.models.bert",
+    "camembert": "garden.models.roberta",
+    "roberta": "garden.models.roberta",
+    "xlm-roberta": "garden.models.roberta",
+}
 """Module of each family, by the `model_type` that its config.json has. Modules are imported when they are needed."""
 
+ARCHITECTURES = {
+    "backbone": "Model",
+    "masked-lm": "ForMaskedLM",
+    "causal-lm": "ForCausalLM",
+    "seq2seq-lm": "ForConditionalGeneration",
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+}
+"""How the reference implementation's class names end, by task."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """One architecture: what to build for a config.json, and what its checkpoints call things."""
+    """One architecture: what to build for a config.json, and what its checkpoints call things.
+
+    Variants are `dataclasses.replace(FAMILY, model_type=..., ...)`. Making one sets `backbone.family`.
+    """
 
     model_type: str
-    config: type
+    published: str  # how the reference implementation's class names begin: "Bert"
+    config: type[Config]
     backbone: type[Backbone]
     prefix: str  # of the backbone's tensors in checkpoints that have a head: "bert."
-    heads: Mapping[str, Callable[..., keras.layers.Layer]]  # task -> its head
-    architectures: Mapping[str, str]  # task -> the reference implementation's class name
+    heads: Mapping[str, type]  # task -> its head, a `garden.models.heads.Head`
+    renamed: Mapping[str, str] = field(default_factory=dict)  # task -> class name, where it is not the usual one
     foreign: tuple[str, ...] = ()  # regular expressions of tensors that checkpoints may hold without being needed
     aliases: tuple[tuple[str, str], ...] = ()  # (name, the tensor that stands for it where it is missing)
+
+    def __post_init__(self):
+        self.backbone.family = self
+
+    @property
+    def architectures(self) -> dict[str, str]:
+        """The reference implementation's class name for the backbone and for each task."""
+        names = {task: self.published + ARCHITECTURES[task] for task in ("backbone", *self.heads)}
+        return names | dict(self.renamed)
 
 
 def family_of(config: Mapping[str, Any], where: str | Path = "config.json") -> Family:
     """Returns the family that a config.json's `model_type` names; ValueError lists the known ones."""
-    model_type = config.get("model_type")
+    return family_called(config.get("model_type"), f"{where}: model_type")
+
+
+def family_called(model_type: str, where: str = "model_type") -> Family:
+    """Returns the family of a `model_type`; ValueError lists the known ones."""
     if model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise ValueError(f'{where}: model_type "{model_type}" is not supported; supported: {known}')
-    return importlib.import_module(FAMILIES[model_type]).FAMILY
+        raise ValueError(f'{where} "{model_type}" is not supported; supported: {known}')
+    families = importlib.import_module(FAMILIES[model_type]).FAMILIES
+    return next(family for family in families if family.model_type == model_type)
 
 
 class Config:
@@ -57,6 +92,31 @@ class Config:
 
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Fields of config.json that the family supports with this one value only."""
+
+    sizes: ClassVar[Sequence[str]] = ()
+    """Fields that have to be positive numbers."""
+
+    heads: ClassVar[tuple[str, str]] = ("num_attention_heads", "hidden_size")
+    """The field that must divide the other one; empty where none does."""
+
+    def __post_init__(self):
+        for name in self.sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if self.heads:
+            heads, width = self.heads
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"{heads}: {getattr(self, heads)} heads do not divide {width} {getattr(self, width)}")
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a text; None where positions have no end."""
+        return getattr(self, "max_position_embeddings", None)
+
+    @property
+    def head_dropout(self) -> float:
+        """The rate of dropout in classification heads."""
+        return 0.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str | Path = "config.json") -> Config:
@@ -72,9 +132,9 @@ class Config:
         required = [f.name for f in known.values() if f.default is dataclasses.MISSING and f.name not in chosen]
         if required:
             raise ValueError(f"{where}: {', '.join(required)} must be given")
-        types = get_type_hints(cls)
+        declared = get_type_hints(cls)
         for name, value in chosen.items():
-            chosen[name] = _typed(value, types[name], f"{where}: {name}")
+            chosen[name] = _typed(value, declared[name], f"{where}: {name}")
         try:
             return cls(**chosen)
         except ValueError as error:
@@ -86,13 +146,14 @@ class Config:
 
 
 def _typed(value: Any, declared: Any, where: str) -> Any:
-    """Returns `value` as the declared field type, perhaps one of `type | None`."""
-    wanted = next((kind for kind in get_args(declared) if kind is not type(None)), declared)
-    if wanted is float and type(value) is int:
+    """Returns `value` as the declared field type, perhaps a union such as `int | None`."""
+    several = get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
+    wanted = [get_origin(kind) or kind for kind in several if kind is not types.NoneType]
+    if type(value) in wanted:
+        return value
+    if float in wanted and type(value) is int:
         return float(value)
-    if type(value) is not wanted:
-        raise ValueError(f"{where}: expected {wanted.__name__}, got {value!r}")
-    return value
+    raise ValueError(f"{where}: expected {' or '.join(kind.__name__ for kind in wanted)}, got {value!r}")
 
 
 _blank: ContextVar[bool] = ContextVar("garden_blank_weights", default=False)
@@ -121,11 +182,20 @@ class Backbone(keras.Model):
     """
 
     family: ClassVar[Family]
+
+    words: keras.layers.Layer
+    """The token table, a `garden.layers.Embedding`: heads may be tied to it."""
+
     input_names: ClassVar[tuple[str, ...]] = ("token_ids", "segment_ids", "positions")
 
     def __init__(self, config: Config, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+
+    @property
+    def width(self) -> int:
+        """D, of the hidden states."""
+        return self.config.hidden_size
 
     @classmethod
     def from_pretrained(
@@ -182,7 +252,7 @@ class Backbone(keras.Model):
             got = ", ".join(sorted(inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
             raise ValueError(f'inputs: expected a dictionary with "token_ids", got {got}')
         taken = {name: tf.cast(inputs[name], tf.int32) for name in self.input_names if inputs.get(name) is not None}
-        length, limit = taken["token_ids"].shape[1], getattr(self.config, "max_position_embeddings", None)
+        length, limit = taken["token_ids"].shape[1], self.config.longest
         if length and limit and length > limit and not {"segment_ids", "positions"} & set(taken):
             raise ValueError(f"token_ids: {length} tokens a row, the network has positions for {limit}; truncate them")
         taken.setdefault("segment_ids", tf.ones_like(taken["token_ids"]))
@@ -243,3 +313,15 @@ def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tup
 def named_variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
     """Returns the weights, frozen ones too, by their path below `layer`: `block_0/attention/query_key_value/kernel`."""
     return {variable.path.split("/", 1)[1]: variable for variable in layer.weights}
+
+
+def dense(variable: str, tensor: str, *, bias: bool = True) -> list[Rule]:
+    """Returns the rules of a `Dense` layer that PyTorch calls `tensor`."""
+    rules = [transposed(f"{variable}/kernel", f"{tensor}.weight")]
+    return [*rules, copy(f"{variable}/bias", f"{tensor}.bias")] if bias else rules
+
+
+def norm(variable: str, tensor: str, *, bias: bool = True) -> list[Rule]:
+    """Returns the rules of a norm that PyTorch calls `tensor`."""
+    rules = [copy(f"{variable}/scale", f"{tensor}.weight")]
+    return [*rules, copy(f"{variable}/bias", f"{tensor}.bias")] if bias else rules

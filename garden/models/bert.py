@@ -1,7 +1,8 @@
 """BERT (Devlin et al., 2019): a bidirectional post-norm encoder with learned positions and a pooler over the first token.
 
-Checkpoints as the reference implementation (transformers, models/bert) writes them.
-Shapes: B batch, T length, P wanted positions, D model width, V vocabulary, C classes.
+Checkpoints as the reference implementation (transformers, models/bert) writes them. RoBERTa, DistilBERT and ELECTRA are
+this network with differences, which their files state.
+Shapes: B batch, T length, P wanted positions, D model width, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from garden.checkpoints.weight_map import Rule, copy, fused, transposed
+from garden.checkpoints.weight_map import Rule, copy, fused
 from garden.checkpoints.weights import Weights
 from garden.layers import (
     Dense,
@@ -24,8 +25,10 @@ from garden.layers import (
     MultiHeadAttention,
     activation,
     attention_bias,
+    first_positions,
 )
-from garden.models.backbone import Backbone, Config, Family, initializer
+from garden.models import heads
+from garden.models.backbone import Backbone, Config, Family, dense, initializer, norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +56,28 @@ class BertConfig(Config):
         "is_decoder": False,
         "add_cross_attention": False,
     }
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size",
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         activation(self.hidden_act)
-        sizes = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"
-        for name in f"{sizes} max_position_embeddings type_vocab_size".split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads: {self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}"
-            )
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the token table; a dense layer takes it to `hidden_size` where it is another."""
+        return self.hidden_size
+
+    @property
+    def head_dropout(self) -> float:
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -77,17 +91,36 @@ class BertBackbone(Backbone):
     """
 
     input_names = ("token_ids", "segment_ids", "positions", "type_ids")
+    has_types: ClassVar[bool] = True  # a table of sentence types
+    tensors: ClassVar[Mapping[str, str]] = {
+        "words": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "types": "embeddings.token_type_embeddings",
+        "norm": "embeddings.LayerNorm",
+        "wider": "embeddings_project",
+        "layer": "encoder.layer.{}",
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "output": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "inner": "intermediate.dense",
+        "outer": "output.dense",
+        "feed_forward_norm": "output.LayerNorm",
+    }
+    """What checkpoints call the parts; those of a layer stand below "layer"."""
 
     def __init__(self, config: BertConfig, *, pooler: bool = True, **kwargs):
         super().__init__(config, **kwargs)
         parts = {"dtype": self.dtype_policy}
         made = {**parts, "initializer": initializer(config.initializer_range)}
-        width, epsilon = config.hidden_size, config.layer_norm_eps
-        self.words = Embedding(config.vocab_size, width, name="words", **made)
-        self.positions = LearnedPositions(config.max_position_embeddings, width, name="positions", **made)
-        self.types = Embedding(config.type_vocab_size, width, name="types", **made)
+        width, narrow, epsilon = config.hidden_size, config.embedding_size, config.layer_norm_eps
+        self.words = Embedding(config.vocab_size, narrow, name="words", **made)
+        self.positions = LearnedPositions(config.max_position_embeddings, narrow, name="positions", **made)
+        self.types = Embedding(config.type_vocab_size, narrow, name="types", **made) if self.has_types else None
         self.norm = LayerNorm(epsilon, name="norm", **parts)
         self.dropout = Dropout(config.hidden_dropout_prob, name="dropout", **parts)
+        self.wider = Dense(width, name="wider", **made) if narrow != width else None
         self.blocks = [
             EncoderBlock(
                 MultiHeadAttention(
@@ -108,13 +141,19 @@ class BertBackbone(Backbone):
         self.pooler = Dense(width, name="pooler", **made) if pooler else None
         self.build()
 
+    def build(self, input_shape=None):
+        narrow, width = (None, None, self.config.embedding_size), (None, None, self.config.hidden_size)
+        for layer in (self.words, self.positions, self.types, self.norm, self.wider):
+            if layer is not None:
+                layer.build(narrow)
+        for layer in (*self.blocks, self.pooler):
+            if layer is not None:
+                layer.build(width)
+
     def call(self, inputs, *, read_positions=None, hidden_states: bool = False, training: bool = False):
         inputs = self.standardised(inputs)
-        segment_ids, type_ids = inputs["segment_ids"], inputs.get("type_ids")
-        x = self.words(inputs["token_ids"]) + self.positions(inputs["positions"])
-        # Without type ids every token is of type 0, whose row then is added once.
-        x += self.types(tf.constant([[0]]) if type_ids is None else type_ids)
-        x = self.dropout(self.norm(x), training=training)
+        segment_ids = inputs["segment_ids"]
+        x = self.embedded(inputs, training)
         bias = attention_bias(segment_ids)
         states = [x]
         for block in self.blocks[:-1]:
@@ -131,147 +170,105 @@ class BertBackbone(Backbone):
             outputs["hidden_states"] = (*states, x)
         return outputs
 
+    def embedded(self, inputs: Mapping[str, tf.Tensor], training: bool) -> tf.Tensor:
+        """Returns the sum of words, positions and types, normalised: what the first block reads, [B,T,D]."""
+        x = self.words(inputs["token_ids"]) + self.positions(inputs["positions"])
+        if self.types is not None:
+            # Without type ids every token is of type 0, whose row then is added once.
+            x += self.types(inputs.get("type_ids", tf.constant([[0]])))
+        x = self.dropout(self.norm(x), training=training)
+        return x if self.wider is None else self.wider(x)
+
     def get_config(self) -> dict:
         return {**super().get_config(), "pooler": self.pooler is not None}
-
-    def build(self, input_shape=None):
-        shape = (None, None, self.config.hidden_size)
-        layers = [self.words, self.positions, self.types, self.norm, *self.blocks]
-        for layer in [*layers, self.pooler] if self.pooler else layers:
-            layer.build(shape)
 
     @classmethod
     def parts_in(cls, weights: Weights, parts: Mapping[str, Any]) -> dict[str, Any]:
         return {"pooler": "pooler.dense.weight" in weights, **parts}
 
     def rules(self) -> list[Rule]:
+        names = self.tensors
         rules = [
-            copy("words/table", "embeddings.word_embeddings.weight"),
-            copy("positions/table", "embeddings.position_embeddings.weight"),
-            copy("types/table", "embeddings.token_type_embeddings.weight"),
-            *norm("norm", "embeddings.LayerNorm"),
+            copy("words/table", f"{names['words']}.weight"),
+            copy("positions/table", f"{names['positions']}.weight"),
+            *norm("norm", names["norm"]),
         ]
+        if self.types is not None:
+            rules.append(copy("types/table", f"{names['types']}.weight"))
+        if self.wider is not None:
+            rules += dense("wider", names["wider"])
         for index in range(self.config.num_hidden_layers):
-            block, layer = f"block_{index}", f"encoder.layer.{index}"
-            self_attention = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+            block, layer = f"block_{index}", names["layer"].format(index)
+            projections = [f"{layer}.{names[part]}" for part in ("query", "key", "value")]
             rules += [
-                fused(f"{block}/attention/query_key_value/kernel", *(f"{name}.weight" for name in self_attention)),
-                fused(f"{block}/attention/query_key_value/bias", *(f"{name}.bias" for name in self_attention)),
-                *dense(f"{block}/attention/output", f"{layer}.attention.output.dense"),
-                *norm(f"{block}/attention_path/norm", f"{layer}.attention.output.LayerNorm"),
-                *dense(f"{block}/feed_forward/inner", f"{layer}.intermediate.dense"),
-                *dense(f"{block}/feed_forward/outer", f"{layer}.output.dense"),
-                *norm(f"{block}/feed_forward_path/norm", f"{layer}.output.LayerNorm"),
+                fused(f"{block}/attention/query_key_value/kernel", *(f"{name}.weight" for name in projections)),
+                fused(f"{block}/attention/query_key_value/bias", *(f"{name}.bias" for name in projections)),
+                *dense(f"{block}/attention/output", f"{layer}.{names['output']}"),
+                *norm(f"{block}/attention_path/norm", f"{layer}.{names['attention_norm']}"),
+                *dense(f"{block}/feed_forward/inner", f"{layer}.{names['inner']}"),
+                *dense(f"{block}/feed_forward/outer", f"{layer}.{names['outer']}"),
+                *norm(f"{block}/feed_forward_path/norm", f"{layer}.{names['feed_forward_norm']}"),
             ]
         return rules + (dense("pooler", "pooler.dense") if self.pooler else [])
 
 
-class ClassificationHead(keras.layers.Layer):
-    """Dropout and a dense layer over the pooled token: backbone outputs -> logits [B,C] or [B,P,C]."""
+class BertTextHead(heads.DenseHead):
+    """Over the pooled token."""
 
+    source = "pooled"
     backbone_parts = {"pooler": True}
-    optional_parts = ("pooler",)  # that checkpoints may lack: they are trained with the head then
-    marker = "classifier.weight"
-
-    def __init__(self, backbone: BertBackbone, classes: int, **kwargs):
-        super().__init__(**kwargs)
-        config = backbone.config
-        rate = config.classifier_dropout
-        self.dropout = Dropout(config.hidden_dropout_prob if rate is None else rate, dtype=self.dtype_policy)
-        self.output_projection = Dense(
-            classes, initializer=initializer(config.initializer_range), name="output", dtype=self.dtype_policy
-        )
-        self.width = config.hidden_size
-        self.build()
-
-    def build(self, input_shape=None):
-        self.output_projection.build((None, self.width))
-
-    def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        return self.output_projection(self.dropout(outputs["pooled"], training=training))
-
-    def rules(self) -> list[Rule]:
-        return dense("output", "classifier")
+    optional_parts = ("pooler",)
 
 
-class MaskedLMHead(keras.layers.Layer):
-    """Dense, activation, norm, then a product with the token table: `sequence` [B,P,D] -> logits [B,P,V]."""
+class BertTokenHead(heads.DenseHead):
+    """Over every token."""
 
     backbone_parts = {"pooler": False}
-    optional_parts = ()
-    marker = "cls.predictions.transform.dense.weight"
 
-    def __init__(self, backbone: BertBackbone, **kwargs):
-        super().__init__(**kwargs)
-        config = backbone.config
-        made = {"initializer": initializer(config.initializer_range), "dtype": self.dtype_policy}
-        self.config = config
-        self.transform = Dense(config.hidden_size, name="transform", **made)
-        self.norm = LayerNorm(config.layer_norm_eps, name="norm", dtype=self.dtype_policy)
-        self.activation = activation(config.hidden_act)
-        self.tied = config.tie_word_embeddings
-        if self.tied:
-            # In a function: Keras would count a layer in an attribute, list or tuple as the head's.
-            self._table = lambda: backbone.words
-        else:
-            self.words = Embedding(config.vocab_size, config.hidden_size, name="words", **made)
-            self._table = lambda: self.words
-        self.build()
 
-    def build(self, input_shape=None):
-        for part in (self.transform, self.norm, *(() if self.tied else (self.words,))):
-            part.build((None, None, self.config.hidden_size))
-        self.bias = self.add_weight(name="bias", shape=(self.config.vocab_size,), initializer="zeros")
+class BertAnswerHead(heads.QuestionAnsweringHead):
+    """Start and end of an answer."""
 
-    def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        x = self.norm(self.activation(self.transform(outputs["sequence"])))
-        return self._table().logits(x) + tf.cast(self.bias, x.dtype)
+    backbone_parts = {"pooler": False}
+
+
+class BertMaskedLMHead(heads.MaskedLMHead):
+    """Over masked tokens."""
+
+    backbone_parts = {"pooler": False}
+    transform = "cls.predictions.transform.dense"
+    transform_norm = "cls.predictions.transform.LayerNorm"
+    table = "cls.predictions.decoder.weight"
+    bias = "cls.predictions.bias"
 
     def rules(self) -> list[Rule]:
-        rules = [
-            *dense("transform", "cls.predictions.transform.dense"),
-            *norm("norm", "cls.predictions.transform.LayerNorm"),
-        ]
+        rules = super().rules()
         if self.tied:
-            return [*rules, copy("bias", "cls.predictions.bias")]
+            return rules
         # Untied, transformers adds the decoder's own bias, and leaves the other one unread in the checkpoint.
         biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
-        return [
-            *rules,
-            copy("words/table", "cls.predictions.decoder.weight"),
-            Rule("bias", biases, read=lambda decoder, unread: decoder, write=lambda bias: (bias, bias)),
-        ]
+        both = Rule("bias", biases, read=lambda decoder, unread: decoder, write=lambda bias: (bias, bias))
+        return [both if rule.variable == "bias" else rule for rule in rules]
 
 
-def first_positions(segment_ids: tf.Tensor) -> tf.Tensor:
-    """Returns the index of each row's first token that is not padding: [B,T] -> [B] int32."""
-    return tf.argmax(tf.cast(segment_ids > 0, tf.int32), axis=1, output_type=tf.int32)
-
-
-def dense(variable: str, tensor: str) -> list[Rule]:
-    return [transposed(f"{variable}/kernel", f"{tensor}.weight"), copy(f"{variable}/bias", f"{tensor}.bias")]
-
-
-def norm(variable: str, tensor: str) -> list[Rule]:
-    return [copy(f"{variable}/scale", f"{tensor}.weight"), copy(f"{variable}/bias", f"{tensor}.bias")]
-
-
-FAMILY = Family(
-    model_type="bert",
-    config=BertConfig,
-    backbone=BertBackbone,
-    prefix="bert.",
-    heads={"text-classification": ClassificationHead, "masked-lm": MaskedLMHead},
-    architectures={
-        "backbone": "BertModel",
-        "text-classification": "BertForSequenceClassification",
-        "masked-lm": "BertForMaskedLM",
-    },
-    # Older checkpoints have one of the two.
-    aliases=(
-        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-        ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+FAMILIES = (
+    Family(
+        model_type="bert",
+        published="Bert",
+        config=BertConfig,
+        backbone=BertBackbone,
+        prefix="bert.",
+        heads={
+            "masked-lm": BertMaskedLMHead,
+            "text-classification": BertTextHead,
+            "token-classification": BertTokenHead,
+            "question-answering": BertAnswerHead,
+        },
+        # Older checkpoints have one of the two.
+        aliases=(
+            ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+            ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+        ),
+        foreign=(r"(.*\.)?position_ids", r"cls\..*", r"classifier\..*", r"qa_outputs\..*", r"pooler\..*"),
     ),
-    foreign=(r"(.*\.)?position_ids", r"cls\..*", r"classifier\..*", r"qa_outputs\..*", r"pooler\..*"),
 )
-BertBackbone.family = FAMILY

@@ -21,8 +21,8 @@ def pack(
 
     Returns:
         `token_ids`, `segment_ids`, `positions`, `type_ids`: [R,T] int32;
-        `text_positions` [R,Q]: where each text of a row starts; `text_index` [R,Q]: which text of the batch it is, -1
-        for none.
+        `text_positions`, `text_ends` [R,Q]: where each text of a row starts, and its last token; `text_index` [R,Q]: which
+        text of the batch it is, -1 for none.
     """
     lengths = tf.cast(token_ids.row_lengths(), tf.int32)
     length = _rounded(tf.maximum(_longest(lengths), row_length), multiple)
@@ -40,6 +40,11 @@ def pad(
     zeros = tf.zeros([count], tf.int32)
     length = _rounded(_longest(lengths), multiple)
     return _laid_out(token_ids, type_ids, tf.range(count), zeros, zeros, length, pad_id)
+
+
+def tokens_of(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the [R,T] tensors of `pack` or `pad`, without those that say where texts are."""
+    return {name: value for name, value in x.items() if not name.startswith("text_")}
 
 
 def unpack(values_RQ: tf.Tensor, text_index_RQ: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -111,6 +116,8 @@ def _laid_out(token_ids, type_ids, rows, starts, slots, length, pad_id) -> dict[
 
     slot = rows * most + slots
     text_positions = tf.scatter_nd(slot[:, None], starts, [row_count * most])
+    ends = starts + tf.maximum(tf.cast(token_ids.row_lengths(), tf.int32), 1) - 1
+    text_ends = tf.scatter_nd(slot[:, None], ends, [row_count * most])
     text_index = tf.scatter_nd(slot[:, None], tf.range(text_count) + 1, [row_count * most]) - 1
     return {
         "token_ids": placed(token_ids.values, pad_id),
@@ -118,5 +125,6 @@ def _laid_out(token_ids, type_ids, rows, starts, slots, length, pad_id) -> dict[
         "positions": placed(within),
         "type_ids": placed(type_ids.values),
         "text_positions": tf.reshape(text_positions, [row_count, most]),
+        "text_ends": tf.reshape(text_ends, [row_count, most]),
         "text_index": tf.reshape(text_index, [row_count, most]),
     }

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from garden.tasks.batching import pad
+from garden.tasks.batching import pad, tokens_of
 from garden.tasks.examples import as_examples
 from garden.tasks.task import Task
 
@@ -90,7 +90,7 @@ class MaskedLM(Task):
 
     def inputs(self, batch, *, training, seed):
         x = self.batched(batch["text"], batch.get("pair"), training=training)
-        x.pop("text_positions"), x.pop("text_index")
+        x = tokens_of(x)
         masked = mask_tokens(
             x["token_ids"],
             self._maskable(x["token_ids"], x["segment_ids"]),
@@ -162,7 +162,7 @@ class MaskedLM(Task):
         """Returns texts one a row, and their masks' positions [M] and rows [M], in order."""
         encoded = self.tokenizer.encode(texts, pairs, max_length=self.sequence_length)
         x = pad(encoded.token_ids, encoded.type_ids, pad_id=self.tokenizer.pad_id or 0)
-        x.pop("text_positions"), x.pop("text_index")
+        x = tokens_of(x)
         places = tf.cast(tf.where(x["token_ids"] == self.tokenizer.mask_id), tf.int32)
         return x, places[:, 1], places[:, 0]
 

@@ -18,10 +18,12 @@ import tensorflow as tf
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.weight_map import dump
+from garden.layers import first_positions, last_positions
 from garden.models.backbone import Backbone, blank_weights, combined, family_of, load_weights, open_weights
-from garden.tasks.batching import pack, pad, unpack
+from garden.tasks.batching import unpack
 from garden.tasks.distributed import DistributedModel
-from garden.tasks.examples import as_examples, clear_errors
+from garden.tasks.examples import clear_errors
+from garden.tasks.inputs import TextInputs, is_prepared
 from garden.tasks.optimization import AdamW, LinearSchedule
 from garden.tokenizers import Tokenizer
 
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 BATCHING = ("packed", "padded")
 
 
-class Task(DistributedModel):
+class Task(TextInputs, DistributedModel):
     """Base of the task classes.
 
     Args:
@@ -68,7 +70,7 @@ class Task(DistributedModel):
         super().__init__(seed=seed, dtype=backbone.dtype_policy, **kwargs)
         if batching not in BATCHING:
             raise ValueError(f'batching: expected one of {", ".join(BATCHING)}, got "{batching}"')
-        limits = [getattr(backbone.config, "max_position_embeddings", None), tokenizer.model_max_length]
+        limits = [backbone.config.longest, tokenizer.model_max_length]
         limits = [limit for limit in limits if limit]
         if sequence_length is not None and limits and not 2 < sequence_length <= min(limits):
             raise ValueError(f"sequence_length: expected 3 to {min(limits)} tokens, got {sequence_length}")
@@ -122,7 +124,7 @@ class Task(DistributedModel):
         if isinstance(saved, dict):
             options = {**{name: saved[name] for name in ("sequence_length", "pairs") if name in saved}, **options}
         with open_weights(directory, family) as weights:
-            trained_head = not new_head and head_class.marker in weights
+            trained_head = not new_head and head_class.trained_in(weights, config)
             options = cls.options_of(values, where, weights if trained_head else None, head_class, options)
             new_parts = [part for part in head_class.optional_parts if not _has(weights, part)]
             keras.utils.set_random_seed(options.get("seed", 0))
@@ -251,7 +253,7 @@ class Task(DistributedModel):
         if validation_split and validation_data is None:
             x, y, sample_weight, validation_data = self._split(x, y, sample_weight, validation_split)
         data = self.raw_dataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, class_weight=class_weight)
-        if not _is_prepared(data):
+        if not is_prepared(data):
             self.pairs = "pair" in data.element_spec
         if validation_data is not None:
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
@@ -303,6 +305,20 @@ class Task(DistributedModel):
         # The schedule is a constant of the compiled step.
         self.train_function = None
 
+    def read_places(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns where the token stands that tells most of each text, for heads that answer once a text: [R,Q] int32.
+
+        Packed rows say where their texts begin and end; other rows are one text each, [B,1].
+        """
+        first = self.head.reads == "first"
+        packed = inputs.get("text_positions" if first else "text_ends")
+        if packed is not None:
+            return packed
+        token_ids = tf.convert_to_tensor(inputs["token_ids"])
+        segment_ids = inputs.get("segment_ids")
+        segment_ids = tf.ones_like(token_ids) if segment_ids is None else tf.convert_to_tensor(segment_ids)
+        return (first_positions if first else last_positions)(segment_ids)[:, None]
+
     # Answers.
 
     def answer(self, texts: tf.Tensor, pairs: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
@@ -313,179 +329,6 @@ class Task(DistributedModel):
     def _compiled_answer(self):
         return tf.function(self.answer, reduce_retracing=True, autograph=False)
 
-    # Inputs.
-
-    def raw_dataset(
-        self,
-        x,
-        y=None,
-        sample_weight=None,
-        *,
-        batch_size: int = 32,
-        shuffle: bool = False,
-        class_weight: Mapping | None = None,
-        labelled: bool = True,
-    ) -> tf.data.Dataset:
-        """Returns batches of `{"text": [E], "pair": [E], "label": [E,...], "weight": [E]}` from whatever `fit` takes.
-
-        A dataset whose batches are network inputs already (dictionaries with `token_ids`) is returned as it is.
-        """
-        if isinstance(x, dict) and "token_ids" in x:
-            parts = tuple(part for part in (x, y, sample_weight) if part is not None)
-            x = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else (x,)).batch(batch_size)
-        if isinstance(x, tf.data.Dataset):
-            if y is not None or sample_weight is not None:
-                raise ValueError("a dataset brings its labels and weights; do not give them again")
-            if _is_prepared(x):
-                return x
-            fields = _named(x)
-        else:
-            examples = as_examples(x, y, label=self.label_field if labelled else None)
-            if not len(examples):
-                raise ValueError("no texts given; give at least one")
-            if sample_weight is not None and len(sample_weight) != len(examples):
-                raise ValueError(
-                    f"sample_weight: expected one for each of {len(examples)} texts, got {len(sample_weight)}"
-                )
-            columns = {"text": examples.texts, "pair": examples.pairs, "weight": sample_weight}
-            if labelled:
-                columns["label"] = self.label_values(examples.labels)
-            columns = {name: values for name, values in columns.items() if values is not None}
-            fields = tf.data.Dataset.from_tensor_slices(columns)
-            if shuffle:
-                seed = self.seed + self._steps_done()
-                fields = fields.shuffle(len(examples), seed=seed, reshuffle_each_iteration=True)
-            fields = fields.batch(batch_size)
-        if not labelled:
-            return fields.map(lambda batch: {name: batch[name] for name in ("text", "pair") if name in batch})
-        # As it stands, since AutoGraph would bury errors in a traceback of its own.
-        labelled_batch = tf.autograph.experimental.do_not_convert(lambda batch: self.labelled(batch, class_weight))
-        return fields.map(labelled_batch, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def _split(self, x, y, sample_weight, share: float) -> tuple:
-        """Returns training data (texts, labels, weights), and the last `share` of it as validation data."""
-        if not 0 < share < 1:
-            raise ValueError(f"validation_split: expected a share between 0 and 1, got {share}")
-        if isinstance(x, tf.data.Dataset):
-            raise ValueError("validation_split needs lists or a file; split a dataset with take and skip")
-        examples = as_examples(x, y, label=self.label_field)
-        cut = len(examples) - max(round(len(examples) * share), 1)
-        if not cut:
-            raise ValueError(f"validation_split: {share} of {len(examples)} texts leaves none to train on")
-        weights, held = (None, None) if sample_weight is None else (sample_weight[:cut], sample_weight[cut:])
-        return examples[:cut], None, weights, (examples[cut:], None, held)
-
-    def label_values(self, labels: list | None) -> Any:
-        """Returns labels as the numbers that `inputs` expects, checked one by one; None for a task without labels."""
-        return labels
-
-    def labelled(self, batch: dict[str, tf.Tensor], class_weight: Mapping | None) -> dict[str, tf.Tensor]:
-        """Returns a raw batch with names of labels made ids, and class weights multiplied into the weights."""
-        return batch
-
-    def inputs(self, batch: dict[str, tf.Tensor], *, training: bool, seed: tf.Tensor) -> tuple:
-        """Returns (x, y, weights) of a raw batch: what `call` takes, and what the losses are made of; in the graph."""
-        raise NotImplementedError(f"{type(self).__name__} has to say how texts become inputs")
-
-    def batched(
-        self, texts: tf.Tensor, pairs: tf.Tensor | None = None, *, training: bool = False
-    ) -> dict[str, tf.Tensor]:
-        """Returns texts as rows, the way `batching` says (see `batching.pack`)."""
-        encoded = self.tokenizer.encode(texts, pairs, max_length=self.sequence_length)
-        layout = {"pad_id": self.tokenizer.pad_id or 0, "multiple": 16 if training else 1}
-        if self.batching == "padded":
-            return pad(encoded.token_ids, encoded.type_ids, **layout)
-        row_length = min(self.row_length, self.sequence_length or self.row_length) if training else 1
-        return pack(encoded.token_ids, encoded.type_ids, row_length=row_length, **layout)
-
-    def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False, per_step: int = 1) -> tf.data.Dataset:
-        """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number.
-
-        While training, batches count from the steps done so far, `per_step` each: a second `fit` and a resumed run go on with
-        other masks than the first steps had.
-        """
-        if _is_prepared(raw):
-            return raw
-        if training:
-            seeds = tf.data.Dataset.random(self.seed, rerandomize_each_iteration=True)
-            seeds = seeds.skip(self._steps_done() * per_step)
-        else:
-            seeds = tf.data.Dataset.counter()
-        return (
-            tf.data.Dataset.zip(raw, seeds)
-            .map(
-                tf.autograph.experimental.do_not_convert(
-                    lambda batch, number: self.inputs(
-                        batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
-                    )
-                ),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-            .prefetch(2)
-        )
-
-    def distributed_dataset(self, raw: tf.data.Dataset, *, training: bool = False):
-        """Returns the inputs as the strategy wants them: each global batch split evenly over the replicas.
-
-        Batches are split as raw examples, before they are laid out in rows, so that global batch i has the same
-        examples on any number of replicas.
-        """
-        strategy = self.distribute_strategy
-        replicas = strategy.num_replicas_in_sync
-        if replicas == 1:
-            return self.prepared_dataset(raw, training=training)
-
-        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            local = replicas // context.num_input_pipelines
-            first = context.input_pipeline_id * local
-            parts = raw.flat_map(
-                lambda *batch: tf.data.Dataset.range(first, first + local).map(
-                    lambda part: _part(batch, part, replicas)
-                )
-            )
-            return self.prepared_dataset(parts, training=training, per_step=local)
-
-        return strategy.distribute_datasets_from_function(of_worker)
-
 
 def _has(weights: Mapping, part: str) -> bool:
     return any(name.startswith(f"{part}.") for name in weights)
-
-
-def _is_prepared(dataset: tf.data.Dataset) -> bool:
-    spec = dataset.element_spec
-    first = spec[0] if isinstance(spec, tuple) else spec
-    return isinstance(first, dict) and "token_ids" in first
-
-
-def _named(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a user's dataset with its parts named; TypeError for one that does not hold batches of texts."""
-    spec = dataset.element_spec
-    parts = spec if isinstance(spec, tuple) else (spec,)
-    texts = parts[0]
-    columns = list(texts.values()) if isinstance(texts, dict) else list(texts) if isinstance(texts, tuple) else [texts]
-    right = (
-        1 <= len(parts) <= 3
-        and 1 <= len(columns) <= 2
-        and all(isinstance(column, tf.TensorSpec) and column.dtype == tf.string for column in columns)
-    )
-    if not right:
-        raise TypeError(f"dataset: expected elements of texts, (texts, labels) or (texts, labels, weights), got {spec}")
-    if any(column.shape.rank != 1 for column in columns):
-        raise TypeError(f"dataset: expected batches of texts, got texts of shape {columns[0].shape}; add .batch(32)")
-
-    def name(*element):
-        texts, *others = element
-        sides = (
-            list(texts.values()) if isinstance(texts, dict) else list(texts) if isinstance(texts, tuple) else [texts]
-        )
-        return dict(zip(("text", "pair"), sides, strict=False)) | dict(zip(("label", "weight"), others, strict=False))
-
-    return dataset.map(name)
-
-
-def _part(batch: tuple, part: tf.Tensor, parts: int):
-    """Returns the examples of a raw batch that replica `part` of `parts` computes."""
-    batch = batch[0] if len(batch) == 1 else batch
-    count = tf.shape(tf.nest.flatten(batch)[0], out_type=tf.int64)[0]
-    return tf.nest.map_structure(lambda values: values[count * part // parts : count * (part + 1) // parts], batch)

@@ -33,8 +33,8 @@ class TextClassifier(Task):
         model.fit(texts, ["positive", "negative", ...])
         model.predict_text(["..."])   # [{"label": "positive", "score": 0.98}]
 
-    Called with `{"token_ids": [B,T], ...}` it returns logits [B,C] for each row's first text; with `text_positions` [R,Q]
-    (packed rows, see `batching.pack`) logits [R,Q,C].
+    Called with `{"token_ids": [B,T], ...}` it returns logits [B,C], of one text a row; with `text_positions`, `text_ends` and
+    `text_index` [R,Q] (packed rows, see `batching.pack`) logits [R,Q,C].
 
     Args:
         labels: the classes' names, in the order of their ids. Not for regression.
@@ -111,8 +111,9 @@ class TextClassifier(Task):
     # Network.
 
     def call(self, inputs, training: bool = False) -> tf.Tensor:
-        positions = inputs.get("text_positions")
-        return self.head(self.backbone(inputs, read_positions=positions, training=training), training=training)
+        outputs = self.backbone(inputs, read_positions=self.read_places(inputs), training=training)
+        logits = self.head(outputs, training=training)
+        return logits if "text_index" in inputs else logits[:, 0]
 
     def default_loss(self) -> keras.losses.Loss:
         if self.problem == "regression":

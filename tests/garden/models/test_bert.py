@@ -13,7 +13,7 @@ import tensorflow as tf
 import garden
 from garden.checkpoints import huggingface
 from garden.models.backbone import combined, load_weights, named_variables, open_weights
-from garden.models.bert import FAMILY, BertBackbone, BertConfig
+from garden.models.bert import FAMILIES, BertBackbone, BertConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bert"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
@@ -45,7 +45,7 @@ def inputs_of(batch: dict[str, np.ndarray], *, positions: bool = True) -> dict[s
 
 def with_head(case: str, **head_options):
     """A case's backbone and head, and one function that runs both."""
-    family, directory = FAMILY, GOLDEN / case
+    family, directory = FAMILIES[0], GOLDEN / case
     config = family.config.from_dict(huggingface.read_config(directory))
     head_class = family.heads[HEADS[case]]
     backbone = family.backbone(config, **head_class.backbone_parts)
