@@ -16,12 +16,17 @@ REQUIRES = [
     "tokenizers>=0.20,<0.24",
     "numpy>=1.26,<3",
     "omegaconf>=2.3,<3",
+    "pyyaml>=6,<7",
     "click>=8.1,<9",
     "aiohttp>=3.10,<4",
     "grpcio>=1.60,<2",
     "scikit-learn>=1.4,<2",
     "matplotlib>=3.8,<4",
 ]
+
+# Fetches handles of TF Hub; directories need none of it. tf-keras and setuptools (for pkg_resources) are what importing
+# tensorflow-hub takes: Garden itself uses neither.
+HUB = ["tensorflow-hub>=0.16,<0.17", "tf-keras>=2.20,<2.21", "setuptools<81"]
 
 EXTRAS = {
     # The demo's weights. The package names PyTorch (with CUDA, gigabytes) as a requirement, only to offer a loader that
@@ -30,9 +35,12 @@ EXTRAS = {
     "test": [
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
         "hypothesis>=6.100,<7",
         "ruff>=0.9,<0.16",
+        *HUB,
     ],
+    "hub": HUB,
     "models-official": ["tf-models-official>=2.20,<2.21"],
 }
 
