@@ -1,7 +1,7 @@
 """The parts networks are made of, as Keras 3 layers."""
 
 from garden.layers.activations import ACTIVATIONS, activation
-from garden.layers.attention import KeyValueCache, MultiHeadAttention, attention_bias
+from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention, attention_bias
 from garden.layers.blocks import DecoderBlock, EncoderBlock
 from garden.layers.dropout import Dropout, step_seed
 from garden.layers.embedding import Embedding
@@ -18,6 +18,7 @@ from garden.layers.positions import (
     sinusoidal_table,
 )
 from garden.layers.projection import Dense, Projections
+from garden.layers.rotary import Rotary, scaled_rotary
 
 __all__ = [
     "ACTIVATIONS",
@@ -28,11 +29,13 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "KeyValueCache",
+    "KeyValues",
     "LayerNorm",
     "LearnedPositions",
     "MultiHeadAttention",
     "Projections",
     "RMSNorm",
+    "Rotary",
     "SinusoidalPositions",
     "activation",
     "attention_bias",
@@ -40,6 +43,7 @@ __all__ = [
     "last_positions",
     "rotary_frequencies",
     "rotate",
+    "scaled_rotary",
     "segment_positions",
     "sinusoidal_table",
     "step_seed",

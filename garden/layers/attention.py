@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.layers.dropout import Dropout
+from garden.layers.normalization import RMSNorm
 from garden.layers.positions import rotate
 from garden.layers.projection import Dense, Projections
 
@@ -83,6 +84,13 @@ class KeyValueCache(NamedTuple):
         return KeyValueCache(write(self.key, key_BTKH), write(self.value, value_BTKH), self.length + added)
 
 
+class KeyValues(NamedTuple):
+    """A source's keys and values, [B,S,K,H] each: computed once, where many steps attend to the same source."""
+
+    key: tf.Tensor
+    value: tf.Tensor
+
+
 @keras.saving.register_keras_serializable("garden")
 class MultiHeadAttention(keras.layers.Layer):
     """softmax(Q K^T / sqrt(H) + bias) V in N heads (Vaswani et al., 2017), with K <= N key/value heads (Ainslie et al., 2023).
@@ -97,7 +105,11 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout: rate on the attention probabilities.
         bias: whether the projections of queries, keys and values add one.
         output_bias: whether the output projection does; default as `bias`.
+        scale: what logits are multiplied by; default 1 / sqrt(H).
         rotary_frequencies: [H/2]; when given, queries and keys are rotated by their positions.
+        rotary_scale: what rotated queries and keys are multiplied by.
+        head_norm_epsilon: when given, an RMS norm over each head's query, and one over its key, comes before the rotation.
+        scale: what the logits are multiplied by; default 1 / sqrt(H).
     """
 
     def __init__(
@@ -110,7 +122,11 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout: float = 0.0,
         bias: bool = True,
         output_bias: bool | None = None,
+        scale: float | None = None,
         rotary_frequencies: np.ndarray | None = None,
+        rotary_scale: float = 1.0,
+        head_norm_epsilon: float | None = None,
+        scale: float | None = None,
         initializer="glorot_uniform",
         **kwargs,
     ):
@@ -123,26 +139,44 @@ class MultiHeadAttention(keras.layers.Layer):
         self.width, self.heads, self.key_value_heads = width, heads, key_value_heads
         self.head_width = head_width or width // heads
         self.has_bias, self.has_output_bias = bias, bias if output_bias is None else output_bias
+        self.scale = 1 / math.sqrt(self.head_width) if scale is None else scale
         self.rotary_frequencies = None if rotary_frequencies is None else np.asarray(rotary_frequencies, np.float32)
+        self.rotary_scale, self.head_norm_epsilon = rotary_scale, head_norm_epsilon
+        self.scale = 1 / math.sqrt(self.head_width) if scale is None else scale
         self.initializer = keras.initializers.get(initializer)
         widths = [n * self.head_width for n in (heads, key_value_heads, key_value_heads)]
         parts = {"dtype": self.dtype_policy, "initializer": self.initializer}
         self.query_key_value = Projections(widths, bias=bias, name="query_key_value", **parts)
         self.output_projection = Dense(width, bias=self.has_output_bias, name="output", **parts)
+        self.query_norm = self.key_norm = None
+        if head_norm_epsilon is not None:
+            self.query_norm = RMSNorm(head_norm_epsilon, dtype=self.dtype_policy, name="query_norm")
+            self.key_norm = RMSNorm(head_norm_epsilon, dtype=self.dtype_policy, name="key_norm")
         self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape):
         self.query_key_value.build(input_shape)
+        for head_norm in (self.query_norm, self.key_norm):
+            if head_norm is not None:
+                head_norm.build((None, None, None, self.head_width))
         self.output_projection.build((*input_shape[:-1], self.heads * self.head_width))
+
+    def read(self, source_BSD: tf.Tensor) -> KeyValues:
+        """Returns a source's keys and values, which `call` takes in its place."""
+        if self.rotary_frequencies is not None:
+            raise ValueError("attention: rotary frequencies turn keys by their positions; give the source itself")
+        key, value = self.query_key_value(source_BSD, only=slice(1, 3))
+        return KeyValues(self._heads(key, self.key_value_heads), self._heads(value, self.key_value_heads))
 
     def call(
         self,
         x_BTD: tf.Tensor,
-        source_BSD: tf.Tensor | None = None,
+        source_BSD: tf.Tensor | KeyValues | None = None,
         *,
         bias: tf.Tensor | None = None,
         query_positions: tf.Tensor | None = None,
         key_positions: tf.Tensor | None = None,
+        rotary_frequencies: tf.Tensor | None = None,
         cache: KeyValueCache | None = None,
         training: bool = False,
     ):
@@ -150,11 +184,17 @@ class MultiHeadAttention(keras.layers.Layer):
 
         Args:
             x_BTD: what asks.
-            source_BSD: what is read; default: x itself. With it, x gives queries only.
+            source_BSD: what is read, or what `read` made of it; default: x itself. With it, x gives queries only.
             bias: [B or 1, 1 or N, T, S] float32 added to the logits, as `attention_bias` makes it.
             query_positions, key_positions: [B,T] and [B,S] int32, for rotary frequencies only.
+            rotary_frequencies: [H/2], of this call, where they depend on how long its texts are.
             cache: keys and values of earlier tokens; S is then the cache's size.
         """
+        if isinstance(source_BSD, KeyValues):
+            (query,) = self.query_key_value(x_BTD, only=slice(0, 1))
+            return self.output_projection(
+                self._attend(self._heads(query, self.heads), source_BSD.key, source_BSD.value, bias, training)
+            )
         if source_BSD is None:
             query, key, value = self.query_key_value(x_BTD)
         else:
@@ -163,14 +203,17 @@ class MultiHeadAttention(keras.layers.Layer):
         query_BTNH = self._heads(query, self.heads)
         key_BSKH = self._heads(key, self.key_value_heads)
         value_BSKH = self._heads(value, self.key_value_heads)
+        if self.query_norm is not None:
+            query_BTNH, key_BSKH = self.query_norm(query_BTNH), self.key_norm(key_BSKH)
         if self.rotary_frequencies is not None:
             if query_positions is None or (source_BSD is not None and key_positions is None):
                 raise ValueError(
                     "attention: rotary frequencies need query_positions, and key_positions beside a source"
                 )
-            query_BTNH = rotate(query_BTNH, query_positions, self.rotary_frequencies)
             key_positions = query_positions if key_positions is None else key_positions
-            key_BSKH = rotate(key_BSKH, key_positions, self.rotary_frequencies)
+            speeds = self.rotary_frequencies if rotary_frequencies is None else rotary_frequencies
+            query_BTNH = rotate(query_BTNH, query_positions, speeds, self.rotary_scale)
+            key_BSKH = rotate(key_BSKH, key_positions, speeds, self.rotary_scale)
         if cache is not None:
             cache = cache.append(key_BSKH, value_BSKH)
             key_BSKH, value_BSKH = cache.key, cache.value
@@ -185,7 +228,8 @@ class MultiHeadAttention(keras.layers.Layer):
     def _attend(self, query_BTNH, key_BSKH, value_BSKH, bias, training) -> tf.Tensor:
         """Returns the heads' answers side by side, [B,T,N*H]. Softmax is in float32 under every policy."""
         shape = tf.shape(query_BTNH)
-        query_BTNH *= tf.constant(1 / math.sqrt(self.head_width), query_BTNH.dtype)
+        if self.scale != 1:
+            query_BTNH *= tf.constant(self.scale, query_BTNH.dtype)
         groups = self.heads // self.key_value_heads
         if groups > 1:
             # Query heads that share a key are more queries to that key: T*G of them.
@@ -219,6 +263,10 @@ class MultiHeadAttention(keras.layers.Layer):
             "dropout": self.dropout.rate,
             "bias": self.has_bias,
             "output_bias": self.has_output_bias,
+            "scale": self.scale,
             "rotary_frequencies": None if self.rotary_frequencies is None else self.rotary_frequencies.tolist(),
+            "rotary_scale": self.rotary_scale,
+            "head_norm_epsilon": self.head_norm_epsilon,
+            "scale": self.scale,
             "initializer": keras.initializers.serialize(self.initializer),
         }

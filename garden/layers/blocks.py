@@ -6,7 +6,7 @@ Shapes: B batch, T length, S source length, P wanted positions, D model width.
 import keras
 import tensorflow as tf
 
-from garden.layers.attention import KeyValueCache, MultiHeadAttention
+from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention
 from garden.layers.dropout import Dropout
 from garden.layers.feed_forward import FeedForward
 from garden.layers.normalization import normalization
@@ -33,7 +33,8 @@ class Residual(keras.layers.Layer):
 
     def leave(self, x: tf.Tensor, change: tf.Tensor, training: bool) -> tf.Tensor:
         """The stream after the path: x and its change joined."""
-        y = x + self.dropout(change, training=training)
+        # A stream of float32 among parts of float16 keeps what float16 cannot hold.
+        y = x + self.dropout(tf.cast(change, x.dtype), training=training)
         return y if self.pre_norm else self.norm(y)
 
     def get_config(self) -> dict:
@@ -83,6 +84,7 @@ class EncoderBlock(keras.layers.Layer):
         bias: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
         read_positions: tf.Tensor | None = None,
+        rotary_frequencies: tf.Tensor | None = None,
         cache: KeyValueCache | None = None,
         training: bool = False,
     ):
@@ -90,12 +92,27 @@ class EncoderBlock(keras.layers.Layer):
 
         Keys and values are needed everywhere, but queries, the output projection and the feed-forward network only where
         somebody reads the result: for the last block of a classifier that is one place a text.
-        `bias` is then [B,1,P,T]. `positions` [B,T] serve rotary frequencies.
+        `bias` is then [B,1,P,T]. `positions` [B,T] serve rotary frequencies, and `rotary_frequencies` [H/2] take the place of
+        the layer's own.
         """
+        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, cache, training)
+        change = self.feed_forward(self.feed_forward_path.enter(x_BTD), training=training)
+        x_BTD = self.feed_forward_path.leave(x_BTD, change, training)
+        return x_BTD if cache is None else (x_BTD, cache)
+
+    def attended(self, x_BTD, bias, positions, read_positions, cache, training) -> tuple:
+        """Returns the stream after self-attention, and the cache."""
         x_BTD = tf.cast(x_BTD, self.compute_dtype)
         entered = self.attention_path.enter(x_BTD)
         if read_positions is None:
-            change = self.attention(entered, bias=bias, query_positions=positions, cache=cache, training=training)
+            change = self.attention(
+                entered,
+                bias=bias,
+                query_positions=positions,
+                rotary_frequencies=rotary_frequencies,
+                cache=cache,
+                training=training,
+            )
         else:
             x_BTD = tf.gather(x_BTD, read_positions, batch_dims=1)
             change = self.attention(
@@ -104,15 +121,13 @@ class EncoderBlock(keras.layers.Layer):
                 bias=bias,
                 query_positions=None if positions is None else tf.gather(positions, read_positions, batch_dims=1),
                 key_positions=positions,
+                rotary_frequencies=rotary_frequencies,
                 cache=cache,
                 training=training,
             )
         if cache is not None:
             change, cache = change
-        x_BTD = self.attention_path.leave(x_BTD, change, training)
-        change = self.feed_forward(self.feed_forward_path.enter(x_BTD), training=training)
-        x_BTD = self.feed_forward_path.leave(x_BTD, change, training)
-        return x_BTD if cache is None else (x_BTD, cache)
+        return self.attention_path.leave(x_BTD, change, training), cache
 
     def get_config(self) -> dict:
         parts = {
@@ -147,22 +162,22 @@ class DecoderBlock(EncoderBlock):
     def call(
         self,
         x_BTD: tf.Tensor,
-        source_BSD: tf.Tensor,
+        source_BSD: tf.Tensor | KeyValues,
         *,
         bias: tf.Tensor | None = None,
         source_bias: tf.Tensor | None = None,
         positions: tf.Tensor | None = None,
+        read_positions: tf.Tensor | None = None,
+        rotary_frequencies: tf.Tensor | None = None,
         cache: KeyValueCache | None = None,
         training: bool = False,
     ):
-        """Returns [B,T,D], or (it, cache) with a cache. `bias` [B,1,T,T or the cache's size], `source_bias` [B,1,T,S]."""
-        x_BTD = tf.cast(x_BTD, self.compute_dtype)
-        change = self.attention(
-            self.attention_path.enter(x_BTD), bias=bias, query_positions=positions, cache=cache, training=training
-        )
-        if cache is not None:
-            change, cache = change
-        x_BTD = self.attention_path.leave(x_BTD, change, training)
+        """Returns [B,T,D], or (it, cache) with a cache. `bias` [B,1,T,T or the cache's size], `source_bias` [B,1,T,S].
+
+        With `read_positions` [B,P] only those places, as in `EncoderBlock`; T is P in both biases then. The source may be
+        what `cross_attention.read` made of it.
+        """
+        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, cache, training)
         entered = self.cross_attention_path.enter(x_BTD)
         change = self.cross_attention(entered, source_BSD, bias=source_bias, training=training)
         x_BTD = self.cross_attention_path.leave(x_BTD, change, training)

@@ -19,6 +19,7 @@ class FeedForward(keras.layers.Layer):
         gated: activation(x W1) * (x V) inside, as GLU variants have it (Shazeer, 2020).
         dropout: rate on the inner [...,F] activations.
         bias: whether the products add one.
+        outer_dtype: dtype policy of the second product, where float16 cannot hold it; default: the layer's.
     """
 
     def __init__(
@@ -30,16 +31,18 @@ class FeedForward(keras.layers.Layer):
         gated: bool = False,
         dropout: float = 0.0,
         bias: bool = True,
+        outer_dtype=None,
         initializer="glorot_uniform",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
+        self.outer_dtype = outer_dtype
         self.width, self.inner_width = width, inner_width
         self.activation_name, self.gated, self.has_bias = activation, gated, bias
         self.initializer = keras.initializers.get(initializer)
         parts = {"dtype": self.dtype_policy, "initializer": self.initializer, "bias": bias}
         self.inner = Projections([inner_width] * (2 if gated else 1), name="inner", **parts)
-        self.outer = Dense(width, name="outer", **parts)
+        self.outer = Dense(width, name="outer", **(parts | ({"dtype": outer_dtype} if outer_dtype else {})))
         self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape):
@@ -62,5 +65,6 @@ class FeedForward(keras.layers.Layer):
             "gated": self.gated,
             "dropout": self.dropout.rate,
             "bias": self.has_bias,
+            "outer_dtype": self.outer_dtype,
             "initializer": keras.initializers.serialize(self.initializer),
         }
