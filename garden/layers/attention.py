@@ -109,7 +109,6 @@ class MultiHeadAttention(keras.layers.Layer):
         rotary_frequencies: [H/2]; when given, queries and keys are rotated by their positions.
         rotary_scale: what rotated queries and keys are multiplied by.
         head_norm_epsilon: when given, an RMS norm over each head's query, and one over its key, comes before the rotation.
-        scale: what the logits are multiplied by; default 1 / sqrt(H).
     """
 
     def __init__(
@@ -126,7 +125,6 @@ class MultiHeadAttention(keras.layers.Layer):
         rotary_frequencies: np.ndarray | None = None,
         rotary_scale: float = 1.0,
         head_norm_epsilon: float | None = None,
-        scale: float | None = None,
         initializer="glorot_uniform",
         **kwargs,
     ):
@@ -142,7 +140,6 @@ class MultiHeadAttention(keras.layers.Layer):
         self.scale = 1 / math.sqrt(self.head_width) if scale is None else scale
         self.rotary_frequencies = None if rotary_frequencies is None else np.asarray(rotary_frequencies, np.float32)
         self.rotary_scale, self.head_norm_epsilon = rotary_scale, head_norm_epsilon
-        self.scale = 1 / math.sqrt(self.head_width) if scale is None else scale
         self.initializer = keras.initializers.get(initializer)
         widths = [n * self.head_width for n in (heads, key_value_heads, key_value_heads)]
         parts = {"dtype": self.dtype_policy, "initializer": self.initializer}
@@ -267,6 +264,5 @@ class MultiHeadAttention(keras.layers.Layer):
             "rotary_frequencies": None if self.rotary_frequencies is None else self.rotary_frequencies.tolist(),
             "rotary_scale": self.rotary_scale,
             "head_norm_epsilon": self.head_norm_epsilon,
-            "scale": self.scale,
             "initializer": keras.initializers.serialize(self.initializer),
         }

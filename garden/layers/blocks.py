@@ -95,12 +95,12 @@ class EncoderBlock(keras.layers.Layer):
         `bias` is then [B,1,P,T]. `positions` [B,T] serve rotary frequencies, and `rotary_frequencies` [H/2] take the place of
         the layer's own.
         """
-        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, cache, training)
+        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, rotary_frequencies, cache, training)
         change = self.feed_forward(self.feed_forward_path.enter(x_BTD), training=training)
         x_BTD = self.feed_forward_path.leave(x_BTD, change, training)
         return x_BTD if cache is None else (x_BTD, cache)
 
-    def attended(self, x_BTD, bias, positions, read_positions, cache, training) -> tuple:
+    def attended(self, x_BTD, bias, positions, read_positions, rotary_frequencies, cache, training) -> tuple:
         """Returns the stream after self-attention, and the cache."""
         x_BTD = tf.cast(x_BTD, self.compute_dtype)
         entered = self.attention_path.enter(x_BTD)
@@ -177,7 +177,7 @@ class DecoderBlock(EncoderBlock):
         With `read_positions` [B,P] only those places, as in `EncoderBlock`; T is P in both biases then. The source may be
         what `cross_attention.read` made of it.
         """
-        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, cache, training)
+        x_BTD, cache = self.attended(x_BTD, bias, positions, read_positions, rotary_frequencies, cache, training)
         entered = self.cross_attention_path.enter(x_BTD)
         change = self.cross_attention(entered, source_BSD, bias=source_bias, training=training)
         x_BTD = self.cross_attention_path.leave(x_BTD, change, training)

@@ -79,19 +79,22 @@ def rotary_frequencies(width: int, theta: float = 10_000.0) -> np.ndarray:
     return (1.0 / theta ** (np.arange(0, width, 2) / width)).astype(np.float32)
 
 
-def rotate(x_BTNH: tf.Tensor, positions_BT: tf.Tensor, frequencies: np.ndarray) -> tf.Tensor:
+def rotate(x_BTNH: tf.Tensor, positions_BT: tf.Tensor, frequencies: np.ndarray, scale: float = 1.0) -> tf.Tensor:
     """Turns each pair of a query's or key's coordinates by an angle that grows with its position (Su et al., 2021).
 
     Args:
         x_BTNH: queries or keys, [B,T,N,H], any float type; the rotation is computed in float32.
         positions_BT: [B,T] int32.
         frequencies: [H/2], as `rotary_frequencies` gives them, scaled or not.
+        scale: what the turned coordinates are multiplied by.
 
     Returns:
         [B,T,N,H]: the first half of H is paired with the second half, as Llama and GPT-NeoX checkpoints expect.
     """
-    angles = tf.cast(positions_BT, tf.float32)[:, :, None, None] * tf.constant(frequencies)
+    angles = tf.cast(positions_BT, tf.float32)[:, :, None, None] * tf.convert_to_tensor(frequencies)
     cos, sin = tf.cos(angles), tf.sin(angles)
+    if scale != 1:
+        cos, sin = cos * scale, sin * scale
     first, second = tf.split(tf.cast(x_BTNH, tf.float32), 2, axis=-1)
     turned = tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return tf.cast(turned, x_BTNH.dtype)

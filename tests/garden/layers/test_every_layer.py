@@ -25,6 +25,12 @@ LAYERS = {
         [X, SOURCE],
     ),
     "attention, rotary": (lambda: attention(rotary_frequencies=layers.rotary_frequencies(2)), [X]),
+    "attention, rotary, head norms": (
+        lambda: attention(
+            rotary_frequencies=layers.rotary_frequencies(2), rotary_scale=1.2, head_norm_epsilon=1e-4, scale=0.5
+        ),
+        [X],
+    ),
     "feed-forward": (lambda: layers.FeedForward(D, 12, dropout=0.3), [X]),
     "feed-forward, gated": (lambda: layers.FeedForward(D, 12, activation="silu", gated=True, bias=False), [X]),
     "layer norm": (lambda: layers.LayerNorm(1e-3, bias=False), [X]),
