@@ -124,8 +124,8 @@ class Config:
 
         Raises ValueError for a missing field, a wrong type, and a `fixed` field with another value.
         """
-        for name, only in cls.fixed.items():
-            if values.get(name, only) != only:
+        for name, only in {"pruned_heads": {}, "quantization_config": None, **cls.fixed}.items():
+            if values.get(name) not in (None, only):
                 raise ValueError(f"{where}: {name}: only {only!r} is supported, got {values[name]!r}")
         known = {f.name: f for f in dataclasses.fields(cls)}
         chosen = {name: values[name] for name in known if values.get(name) is not None}
