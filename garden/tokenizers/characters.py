@@ -52,6 +52,44 @@ def character_data() -> CharacterData:
         return CharacterData(arrays["flags"], combining, **sparse)
 
 
+@functools.lru_cache(maxsize=None)
+def character_set(name: str) -> np.ndarray:
+    """A set of characters, [0x110000] bool, not to be changed; ValueError if there is none of that name.
+
+    Names: a Unicode category (Lu) or its first letter (L), a script (Han), "word" (a regular expression's \\w), "numeric",
+    "mark", and how characters join others in grapheme clusters: "extend", "prepend", "control".
+    """
+    with np.load(DATA_PATH) as arrays:
+        parts = [key for key in arrays if key == f"set_{name}" or len(name) == 1 and key[:-1] == f"set_{name}"]
+        inside = np.zeros(SCALARS + 1, np.int8)
+        for key in parts:
+            edges = np.cumsum(arrays[key])
+            inside[edges[::2]] += 1
+            inside[edges[1::2]] -= 1
+    if not parts:
+        raise ValueError(f'no set of characters named "{name}"')
+    return np.cumsum(inside[:-1], dtype=np.int8) > 0
+
+
+class NormalForms(NamedTuple):
+    """Decompositions, each but for Hangul's syllables, and what composes. Mappings as in CharacterData."""
+
+    canonical: tuple[np.ndarray, np.ndarray, np.ndarray]
+    compatible: tuple[np.ndarray, np.ndarray, np.ndarray]  # where it is not the canonical one
+    pairs: np.ndarray  # [pairs, 3] int32: first, second, composite; but for Hangul's
+
+
+@functools.lru_cache(maxsize=1)
+def normal_forms() -> NormalForms:
+    """Read the packaged tables."""
+    with np.load(DATA_PATH) as arrays:
+        mappings = {
+            name: (arrays[f"{name}_keys"], arrays[f"{name}_lengths"].astype(np.int32), arrays[f"{name}_values"])
+            for name in ("nfd", "nfkd")
+        }
+        return NormalForms(mappings["nfd"], mappings["nfkd"], arrays["pairs"])
+
+
 def encode_points(text: str) -> np.ndarray:
     """The code points of a Python string, [N] int32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from garden.tokenizers.characters import DATA_PATH, SCALARS, Flag
 
@@ -66,6 +67,57 @@ def _word_and_space(characters: list[str]) -> tuple[set[str], set[str]]:
     return word, space
 
 
+CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn".split()
+SCRIPTS = "Arabic Armenian Bengali Cyrillic Devanagari Greek Han Hangul Hebrew Hiragana Katakana Khmer Lao Latin".split()
+SCRIPTS += "Tamil Thai".split()
+
+
+def _sets(characters: list[str]) -> dict[str, np.ndarray]:
+    """Named sets of characters, each as the differences between the code points where it begins and ends, in turn."""
+    text = "".join(characters)
+
+    def of_regex(regex: str) -> set[str]:
+        split = pre_tokenizers.Split(Regex(regex + "+"), "removed", invert=True)
+        return {c for run, _ in split.pre_tokenize_str(text) for c in run}
+
+    sets = {f"set_{name}": of_regex(rf"\p{{{name}}}") for name in (*CATEGORIES, *SCRIPTS)}
+    sets["set_word"] = of_regex(r"\w")
+    digits = pre_tokenizers.Digits(individual_digits=False)
+    accents = normalizers.StripAccents()
+    sets["set_numeric"] = {c for c in characters if len(digits.pre_tokenize_str("a" + c)) == 2}
+    sets["set_mark"] = {c for c in characters if accents.normalize_str(c) == ""}
+    # A map of every first byte to "X": what comes out tells how the reference divides text into grapheme clusters.
+    units = np.zeros(1024, np.uint32)
+    units[0] = 256 << 10
+    bytes_ = np.arange(1, 256, dtype=np.uint32)
+    units[256 ^ bytes_] = bytes_ | (1 << 8) | (512 << 10)
+    clusters = normalizers.Precompiled(struct.pack("<I", units.nbytes) + units.tobytes() + b"X\0").normalize_str
+    joined = [c for c in characters if c != "\0"]
+    sets["set_extend"] = {c for c in joined if clusters("a" + c) == "X"}
+    sets["set_prepend"] = {c for c in joined if clusters(c + "a") == "X"}
+    sets["set_control"] = {c for c in joined if clusters(c + "\u0300") == "XX"} | {"\0"}
+    edges = {}
+    for name, members in sets.items():
+        inside = np.zeros(SCALARS + 2, np.int8)
+        inside[[ord(c) + 1 for c in members]] = 1
+        edges[name] = np.diff(np.flatnonzero(np.diff(inside)), prepend=0).astype(np.int32)
+    return edges
+
+
+def _normal_forms(characters: list[str]) -> dict[str, np.ndarray]:
+    """Decompositions but for Hangul's syllables, and the pairs of characters that compose."""
+    nfc, nfd, nfkd = (form.normalize_str for form in (normalizers.NFC(), normalizers.NFD(), normalizers.NFKD()))
+    canonical = {c: nfd(c) for c in characters if not "\uac00" <= c <= "\ud7a3" and nfd(c) != c}
+    compatible = {c: nfkd(c) for c in characters if nfkd(c) != nfd(c)}
+    pairs = [(nfc(text[:-1]), text[-1], c) for c, text in canonical.items() if len(text) > 1 and nfc(text) == c]
+    assert all(len(first) == 1 for first, _, _ in pairs)
+    return {
+        **_sparse({ord(c): text for c, text in canonical.items()}, "nfd"),
+        **_sparse({ord(c): text for c, text in compatible.items()}, "nfkd"),
+        "pairs": np.array([[ord(c) for c in pair] for pair in sorted(pairs)], np.int32),
+    }
+
+
 def main() -> None:
     """Probe the installed reference and replace the packaged table."""
     characters = [chr(point) for point in range(SCALARS) if not 0xD800 <= point < 0xE000]
@@ -96,6 +148,8 @@ def main() -> None:
         "combining_ranks": np.array([rank for rank in combining.values() if rank], np.uint8),
         **_sparse({ord(c): strip(c) for c in characters if strip(c) != c}, "strip"),
         **_sparse({ord(c): lower(c) for c in characters if lower(c) != c}, "lower"),
+        **_sets(characters),
+        **_normal_forms(characters),
     }
     # Nothing below a packaged file may be half written: write aside, then rename.
     aside = Path(DATA_PATH).with_suffix(".partial.npz")
