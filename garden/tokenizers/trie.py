@@ -27,7 +27,7 @@ class Trie:
 
     def __init__(self, strings: Sequence[np.ndarray], symbol_count: int):
         parents_E, symbols_E, matches_E = _edges(strings)
-        slots_E, base_of_node = _place(parents_E, symbols_E, symbol_count)
+        slots_E, base_of_node = place(parents_E, symbols_E, symbol_count)
         slot_of_node = np.concatenate([[0], slots_E])  # node e + 1 is the end of edge e; node 0, the root, is in slot 0
         slots = int(max(slot_of_node.max(), base_of_node.max()) + symbol_count + 1)
         base_L, match_L = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
@@ -90,7 +90,7 @@ def _edges(strings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.concatenate(parents or none), np.concatenate(symbols or none), np.concatenate(match_of_node)[1:]
 
 
-def _place(parents_E: np.ndarray, symbols_E: np.ndarray, symbol_count: int) -> tuple[np.ndarray, np.ndarray]:
+def place(parents_E: np.ndarray, symbols_E: np.ndarray, symbol_count: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose every node's base so that all edges land in slots of their own: the edges' slots and the nodes' bases.
 
     Families (the edges of one parent) are placed largest first, many at a time: each tries a random base, and keeps it
