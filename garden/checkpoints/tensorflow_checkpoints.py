@@ -79,7 +79,7 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
         ) from None
     variables = {
         name: StoredTensor(
-            name=name,
+            name=key,
             path=prefix,
             shape=tuple(shapes[key]),
             dtype=np.dtype(types[key].as_numpy_dtype),
@@ -182,7 +182,9 @@ def renamed(checkpoint: Checkpoint, renamings: Iterable[Renaming]) -> tuple[Weig
             if match := each.pattern.fullmatch(name):
                 shape = each.stored(tensor.shape)
                 read = partial(_as_stored, tensor, shape) if each.transposed else partial(_reshaped, tensor, shape)
-                stored = StoredTensor(name=name, path=checkpoint.prefix, shape=shape, dtype=tensor.dtype, read=read)
+                stored = StoredTensor(
+                    name=tensor.name, path=checkpoint.prefix, shape=shape, dtype=tensor.dtype, read=read
+                )
                 tensors.append((match.expand(each.name), stored))
                 break
         else:
