@@ -60,6 +60,7 @@ class Family:
     prefix: str  # of the backbone's tensors in checkpoints that have a head: "bert."
     heads: Mapping[str, type]  # task -> its head, a `garden.models.heads.Head`
     renamed: Mapping[str, str] = field(default_factory=dict)  # task -> class name, where it is not the usual one
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # task -> prefix, where it is not the usual one
     foreign: tuple[str, ...] = ()  # regular expressions of tensors that checkpoints may hold without being needed
     aliases: tuple[tuple[str, str], ...] = ()  # (name, the tensor that stands for it where it is missing)
 
@@ -128,11 +129,16 @@ class Config:
             if values.get(name) not in (None, only):
                 raise ValueError(f"{where}: {name}: only {only!r} is supported, got {values[name]!r}")
         known = {f.name: f for f in dataclasses.fields(cls)}
-        chosen = {name: values[name] for name in known if values.get(name) is not None}
+        declared = get_type_hints(cls)
+        # A null is a value where a field may be None (no sliding window), and else as good as nothing.
+        chosen = {
+            name: values[name]
+            for name in known
+            if values.get(name) is not None or (name in values and types.NoneType in get_args(declared[name]))
+        }
         required = [f.name for f in known.values() if f.default is dataclasses.MISSING and f.name not in chosen]
         if required:
             raise ValueError(f"{where}: {', '.join(required)} must be given")
-        declared = get_type_hints(cls)
         for name, value in chosen.items():
             chosen[name] = _typed(value, declared[name], f"{where}: {name}")
         try:
@@ -148,6 +154,8 @@ class Config:
 def _typed(value: Any, declared: Any, where: str) -> Any:
     """Returns `value` as the declared field type, perhaps a union such as `int | None`."""
     several = get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
+    if value is None and types.NoneType in several:
+        return None
     wanted = [get_origin(kind) or kind for kind in several if kind is not types.NoneType]
     if type(value) in wanted:
         return value
@@ -187,6 +195,9 @@ class Backbone(keras.Model):
     """The token table, a `garden.layers.Embedding`: heads may be tied to it."""
 
     input_names: ClassVar[tuple[str, ...]] = ("token_ids", "segment_ids", "positions")
+
+    bounded: ClassVar[bool] = True
+    """Whether there is nothing for positions from the config's `longest` on: a table ends, rotations do not."""
 
     def __init__(self, config: Config, **kwargs):
         super().__init__(**kwargs)
@@ -253,11 +264,14 @@ class Backbone(keras.Model):
             raise ValueError(f'inputs: expected a dictionary with "token_ids", got {got}')
         taken = {name: tf.cast(inputs[name], tf.int32) for name in self.input_names if inputs.get(name) is not None}
         length, limit = taken["token_ids"].shape[1], self.config.longest
-        if length and limit and length > limit and not {"segment_ids", "positions"} & set(taken):
+        bounded = self.bounded and length and limit
+        if bounded and length > limit and not {"segment_ids", "positions"} & set(taken):
             raise ValueError(f"token_ids: {length} tokens a row, the network has positions for {limit}; truncate them")
         taken.setdefault("segment_ids", tf.ones_like(taken["token_ids"]))
         if "positions" not in taken:
-            taken["positions"] = segment_positions(taken["segment_ids"])
+            # 0 for padding, of which a row may have more than a table of positions has rows.
+            real = tf.cast(taken["segment_ids"] > 0, tf.int32)
+            taken["positions"] = segment_positions(taken["segment_ids"]) * real
         return taken
 
     def get_config(self) -> dict:
@@ -279,7 +293,9 @@ class Backbone(keras.Model):
 
 def open_weights(directory: str | Path, family: Family) -> Weights:
     """Opens a checkpoint with its tensors called as in the family's bare network."""
-    weights = strip_prefix(modern_names(huggingface.open_weights(directory)), family.prefix)
+    weights = modern_names(huggingface.open_weights(directory))
+    for prefix in sorted({family.prefix, *family.prefixes.values()}):
+        weights = strip_prefix(weights, prefix)
     for name, existing in family.aliases:
         weights = alias(weights, name, existing)
     return weights

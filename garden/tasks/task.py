@@ -152,7 +152,8 @@ class Task(TextInputs, DistributedModel):
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes config.json, model.safetensors and the tokenizer's files, which other tools open too."""
         variables, rules = combined(self.backbone, {"head": self.head})
-        prefix = self.backbone.family.prefix
+        family = self.backbone.family
+        prefix = family.prefixes.get(self.name_in_configs, family.prefix)
         own = {name for rule in self.head.rules() for name in rule.tensors}
         tensors = ((name if name in own else prefix + name, value) for name, value in dump(variables, rules))
         with huggingface.whole_directory(directory) as target:
