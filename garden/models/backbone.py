@@ -29,6 +29,11 @@ logger = logging.getLogger(__name__)
 FAMILIES = {
     "bert": "garden.models.bert",
     "camembert": "garden.models.roberta",
+    "gpt2": "garden.models.gpt2",
+    "llama": "garden.models.llama",
+    "mistral": "garden.models.llama",
+    "qwen2": "garden.models.llama",
+    "qwen3": "garden.models.llama",
     "roberta": "garden.models.roberta",
     "xlm-roberta": "garden.models.roberta",
 }

@@ -56,6 +56,7 @@ class DenseHead(Head):
     inner_dropout: ClassVar[bool] = True  # whether there is dropout before it too
     outer: ClassVar[str] = "classifier"  # name of the last dense layer
     bias: ClassVar[bool] = True  # whether that adds one
+    regularised: ClassVar[bool] = True  # whether there is dropout at all
     marker = "classifier.weight"
 
     def __init_subclass__(cls, **kwargs):
@@ -66,7 +67,7 @@ class DenseHead(Head):
         super().__init__(**kwargs)
         config, self.width = backbone.config, backbone.width
         made = {"initializer": initializer(config.initializer_range), "dtype": self.dtype_policy}
-        self.dropout = Dropout(config.head_dropout, dtype=self.dtype_policy)
+        self.dropout = Dropout(config.head_dropout if self.regularised else 0.0, dtype=self.dtype_policy)
         self.inner_layer = Dense(self.width, name="inner", **made) if self.inner else None
         self.outer_layer = Dense(classes, bias=self.bias, name="outer", **made)
         self.build()
