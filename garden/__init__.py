@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from garden.layers import SavedModelLayer
     from garden.models.backbone import Backbone
     from garden.tasks import Examples, MaskedLM, TextClassifier, read_examples
     from garden.tokenizers import Tokenizer
@@ -17,12 +18,13 @@ _MODULES = {
     "Backbone": "garden.models.backbone",
     "Examples": "garden.tasks",
     "MaskedLM": "garden.tasks",
+    "SavedModelLayer": "garden.layers",
     "TextClassifier": "garden.tasks",
     "Tokenizer": "garden.tokenizers",
     "read_examples": "garden.tasks",
 }
 
-__all__ = ["Backbone", "Examples", "MaskedLM", "TextClassifier", "Tokenizer", "read_examples"]
+__all__ = ["Backbone", "Examples", "MaskedLM", "SavedModelLayer", "TextClassifier", "Tokenizer", "read_examples"]
 
 
 def __getattr__(name: str):

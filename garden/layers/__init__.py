@@ -19,6 +19,7 @@ from garden.layers.positions import (
 )
 from garden.layers.projection import Dense, Projections
 from garden.layers.rotary import Rotary, scaled_rotary
+from garden.layers.saved_model import SavedModelLayer
 
 __all__ = [
     "ACTIVATIONS",
@@ -35,6 +36,7 @@ __all__ = [
     "MultiHeadAttention",
     "Projections",
     "RMSNorm",
+    "SavedModelLayer",
     "Rotary",
     "SinusoidalPositions",
     "activation",
