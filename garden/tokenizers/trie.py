@@ -93,12 +93,14 @@ def _edges(strings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nd
 def place(parents_E: np.ndarray, symbols_E: np.ndarray, symbol_count: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose every node's base so that all edges land in slots of their own: the edges' slots and the nodes' bases.
 
+    parents_E: ascending; the symbols of one parent differ. Slot 0 stays empty.
+
     Families (the edges of one parent) are placed largest first, many at a time: each tries a random base, and keeps it
     if its slots are free and no earlier family of the same round took them. The seed is fixed: same strings, same table.
     """
     random = np.random.default_rng(0)
     slots_E = np.zeros(len(parents_E), np.int64)
-    base_of_node = np.zeros(len(parents_E) + 1, np.int64)
+    base_of_node = np.zeros(max(len(parents_E), int(parents_E.max(initial=0))) + 1, np.int64)
     family_parents, family_starts, family_sizes = np.unique(parents_E, return_index=True, return_counts=True)
     room = int(_FILL * len(parents_E)) + 1
     taken = np.zeros(room + symbol_count + 1, bool)
