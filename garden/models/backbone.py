@@ -27,14 +27,20 @@ from garden.layers.positions import segment_positions
 logger = logging.getLogger(__name__)
 
 FAMILIES = {
+    "bart": "garden.models.bart",
     "bert": "garden.models.bert",
     "camembert": "garden.models.roberta",
     "gpt2": "garden.models.gpt2",
     "llama": "garden.models.llama",
+    "mbart": "garden.models.bart",
     "mistral": "garden.models.llama",
+    "mt5": "garden.models.t5",
     "qwen2": "garden.models.llama",
     "qwen3": "garden.models.llama",
     "roberta": "garden.models.roberta",
+    "t5": "garden.models.t5",
+    "transformer": "garden.models.transformer",
+    "umt5": "garden.models.t5",
     "xlm-roberta": "garden.models.roberta",
 }
 """Module of each family, by the `model_type` that its config.json has. Modules are imported when they are needed."""
@@ -151,6 +157,10 @@ class Config:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
+    def settled(self, weights: Weights) -> Config:
+        """Returns the config with what only a checkpoint's tensors tell, such as whether a head has a table of its own."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, called as in config.json."""
         return dataclasses.asdict(self)
@@ -209,6 +219,11 @@ class Backbone(keras.Model):
         self.config = config
 
     @property
+    def foreign(self) -> tuple[str, ...]:
+        """Regular expressions of tensors that checkpoints may hold without being needed."""
+        return self.family.foreign
+
+    @property
     def width(self) -> int:
         """D, of the hidden states."""
         return self.config.hidden_size
@@ -234,6 +249,7 @@ class Backbone(keras.Model):
             raise ValueError(f'{where}: model_type "{family.model_type}" is not a {cls.__name__}')
         config = family.config.from_dict(values, where)
         with open_weights(directory, family) as weights:
+            config = config.settled(weights)
             with blank_weights():
                 backbone = family.backbone(config, dtype=dtype, **family.backbone.parts_in(weights, parts))
             load_weights(backbone, {}, weights, strict=strict)
@@ -319,7 +335,7 @@ def load_weights(
     Tensors that match a pattern of `optional` may be missing: their variables stay as they are.
     """
     variables, rules = combined(backbone, heads)
-    load(variables, rules, weights, strict=strict, ignore=backbone.family.foreign, optional=optional)
+    load(variables, rules, weights, strict=strict, ignore=backbone.foreign, optional=optional)
 
 
 def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tuple[dict, list[Rule]]:

@@ -20,14 +20,18 @@ from garden.models.backbone import Backbone, Config, dense, initializer, norm
 class Head(keras.layers.Layer):
     """Base of the heads: a layer from the dictionary that a backbone returns to logits [B,P,...]."""
 
-    reads: ClassVar[Literal["first", "last"]] = "first"
-    """Which token stands for a text, where a task wants one answer a text: a decoder has seen all of it at its last."""
+    reads: ClassVar[Literal["first", "last", "end"]] = "first"
+    """Which token stands for a text, where a task wants one answer a text: a decoder has seen all of it at its last.
+    "end" is the last of the config's `eos_token_id`, behind which some families write the language."""
 
     backbone_parts: ClassVar[Mapping[str, Any]] = {}
     """Options of the backbone that the head needs, such as BERT's `pooler`."""
 
     optional_parts: ClassVar[tuple[str, ...]] = ()
     """Parts of the backbone that checkpoints may lack: they are trained with the head then."""
+
+    optional_tensors: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions of the head's own tensors that checkpoints may lack, as new ones serve as well."""
 
     marker: ClassVar[str]
     """A tensor that checkpoints with a trained head have; a classifier's first dimension is its number of classes."""

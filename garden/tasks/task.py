@@ -124,6 +124,7 @@ class Task(TextInputs, DistributedModel):
         if isinstance(saved, dict):
             options = {**{name: saved[name] for name in ("sequence_length", "pairs") if name in saved}, **options}
         with open_weights(directory, family) as weights:
+            config = config.settled(weights)
             trained_head = not new_head and head_class.trained_in(weights, config)
             options = cls.options_of(values, where, weights if trained_head else None, head_class, options)
             new_parts = [part for part in head_class.optional_parts if not _has(weights, part)]
@@ -135,7 +136,7 @@ class Task(TextInputs, DistributedModel):
                 parts = " and ".join([*new_parts, *([] if trained_head else ["head"])])
                 logger.warning("%s: no weights for the %s, which starts from random ones", directory, parts)
             heads = {"head": model.head} if trained_head else {}
-            optional = [rf"{part}\..*" for part in new_parts]
+            optional = [*(rf"{part}\..*" for part in new_parts), *head_class.optional_tensors]
             load_weights(backbone, heads, weights, strict=strict, optional=optional)
         return model
 
@@ -311,6 +312,8 @@ class Task(TextInputs, DistributedModel):
 
         Packed rows say where their texts begin and end; other rows are one text each, [B,1].
         """
+        if self.head.reads == "end":
+            return self._end_places(inputs)
         first = self.head.reads == "first"
         packed = inputs.get("text_positions" if first else "text_ends")
         if packed is not None:
@@ -319,6 +322,21 @@ class Task(TextInputs, DistributedModel):
         segment_ids = inputs.get("segment_ids")
         segment_ids = tf.ones_like(token_ids) if segment_ids is None else tf.convert_to_tensor(segment_ids)
         return (first_positions if first else last_positions)(segment_ids)[:, None]
+
+    def _end_places(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns where each text's last end token stands, or its last token where it has none: [R,Q] int32."""
+        token_ids = tf.cast(inputs["token_ids"], tf.int32)
+        if "text_positions" in inputs:
+            firsts, lasts = inputs["text_positions"], inputs["text_ends"]
+        else:
+            segment_ids = inputs.get("segment_ids")
+            segment_ids = tf.ones_like(token_ids) if segment_ids is None else tf.convert_to_tensor(segment_ids)
+            firsts, lasts = first_positions(segment_ids)[:, None], last_positions(segment_ids)[:, None]
+        places = tf.range(tf.shape(token_ids)[1])
+        inside = (places >= firsts[:, :, None]) & (places <= lasts[:, :, None])
+        ends = inside & (token_ids == self.backbone.config.eos_token_id)[:, None]
+        last = tf.reduce_max(tf.where(ends, places, -1), axis=-1)
+        return tf.where(last < 0, lasts, last)
 
     # Answers.
 
