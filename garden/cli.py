@@ -366,6 +366,69 @@ def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: in
     run_server(model_base=model_base, name=name, host=host, port=port, grpc_port=grpc_port, on_ready=announce)
 
 
+@_command(
+    click.argument("source"),
+    click.option("--to", "target", required=True, help="Directory to make."),
+    click.option(
+        "--from",
+        "kind",
+        type=click.Choice(["huggingface", "google-bert", "models-official", "tf-hub"]),
+        help="What SOURCE is.  [default: as its files show]",
+    ),
+    click.option("--config", help="The bert_config.json or params.yaml of a checkpoint that has none beside it."),
+    click.option("--vocabulary", help="The vocab.txt, or preprocessing SavedModel, of a checkpoint without one."),
+    click.option("--lower-case/--cased", default=None, help="Whether text is lower-cased.  [default: as SOURCE says]"),
+    click.option("--activation", help="Of the feed-forward layers: gelu, gelu_new.  [default: as SOURCE says]"),
+    _JSON,
+    short_help="Convert a checkpoint from elsewhere.",
+)
+def convert(
+    source: str,
+    target: str,
+    kind: str | None,
+    config: str | None,
+    vocabulary: str | None,
+    lower_case: bool | None,
+    activation: str | None,
+    as_json: bool,
+) -> None:
+    """Makes the directory --to, in the Hugging Face layout, of a checkpoint from elsewhere.
+
+    SOURCE is a directory, the prefix of a TensorFlow checkpoint's files, or a URL of TF Hub: PyTorch's .bin files, Google's
+    bert_model.ckpt, TF Model Garden's checkpoints of BERT, BERT encoders of TF Hub.
+
+    \b
+    Example:
+      garden convert --from google-bert --to models/bert-base uncased_L-12_H-768_A-12
+      garden convert --from models-official --to models/mine runs/ckpt-1000 --vocabulary vocab.txt --lower-case
+    """
+    from garden.convert import Options, convert
+    from training.paths import located
+
+    log_to_stderr(logging.WARNING)
+    options = Options(
+        config=located(config) if config else None,
+        vocabulary=vocabulary if not vocabulary or "://" in vocabulary else str(located(vocabulary)),
+        lower_case=lower_case,
+        activation=activation,
+    )
+    place = source if "://" in source else str(located(source))
+    with click.progressbar(length=1, label="writing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        report = convert(place, target, kind=kind, options=options, progress=progress)
+    if as_json:
+        _print_json(report)
+        return
+    click.echo(report["model"])
+    click.echo(f"{report['architecture']}, {report['parameters']:,} parameters, from {report['from']}", err=True)
+    if report["left_out"]:
+        click.echo(f"left out: {', '.join(report['left_out'])}", err=True)
+
+
 @_command(click.argument("directory"), _JSON, short_help="Describe a model or an export.")
 def info(directory: str, as_json: bool) -> None:
     """Describes a model's directory, or an export: what it is, how large, what goes in and comes out.

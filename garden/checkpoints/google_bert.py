@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from garden.checkpoints.bert_sources import Source, bert_source, dense, norm
-from garden.checkpoints.tensorflow_checkpoints import Checkpoint, find_checkpoint, open_checkpoint, renamed, renaming
+from garden.checkpoints.bert_sources import Source, bert_source, dense, norm, read_json_config
+from garden.checkpoints.tensorflow_checkpoints import find_checkpoint, open_checkpoint, renamed, renaming
 
 CONFIG_FILE = "bert_config.json"
 _LAYER, _BLOCK = r"bert/encoder/layer_(\d+)/", r"bert.encoder.layer.\1."
@@ -51,11 +52,11 @@ def open_google_bert(path: str | os.PathLike, given: Mapping[str, Any]) -> Sourc
     checkpoint = open_checkpoint(find_checkpoint(path))
     if checkpoint.object_based:
         raise ValueError(f"{checkpoint.prefix}: was written by TensorFlow 2; convert it with --from models-official")
-    return google_bert_source(checkpoint, given)
-
-
-def google_bert_source(checkpoint: Checkpoint, given: Mapping[str, Any]) -> Source:
-    """What `open_google_bert` makes of an open checkpoint."""
     weights, left = renamed(checkpoint, _RENAMINGS)
     left = [name for name in left if not _TRAINING.fullmatch(name)]
     return bert_source(weights, left, heads=None, given=given, where=str(checkpoint.prefix))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a bert_config.json, which are called as in config.json; FileNotFoundError or ValueError."""
+    return read_json_config(path)

@@ -27,10 +27,12 @@ INDEX_FILE = "model.safetensors.index.json"
 # What this module writes as shards, and so may delete when a newer save replaces it.
 _SHARD = re.compile(r"model(-\d+)?-\d{5}-of-\d{5}\.safetensors")
 # A whole file beside an index wins, as it does in transformers; `write_weights` relies on it.
-_READ_FORMATS: tuple[tuple[str, str, type], ...] = (
+READ_FORMATS: tuple[tuple[str, str, type], ...] = (
     (WEIGHTS_FILE, INDEX_FILE, SafetensorsFile),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", TorchFile),
 )
+"""What holds the weights, first choice first: one file, or an index of shards, and their reader."""
+
 _UNREAD_FORMATS = ("tf_model.h5", "flax_model.msgpack")
 _CONVERTED_FORMATS = ("model.ckpt.index", "bert_model.ckpt.index", "saved_model.pb")
 
@@ -59,7 +61,7 @@ def open_weights(directory: str | os.PathLike) -> Weights:
     when one is corrupt.
     """
     directory = _existing_directory(directory)
-    for whole, index, kind in _READ_FORMATS:
+    for whole, index, kind in READ_FORMATS:
         if (directory / whole).exists():
             file = kind(directory / whole)
             return _weights(directory / whole, file.tensors.items(), [file])

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from garden.checkpoints.bert_sources import Source, bert_source, dense, norm
+from garden.checkpoints.bert_sources import Source, bert_source, dense, norm, read_json_config
 from garden.checkpoints.tensorflow_checkpoints import (
     Checkpoint,
     Renaming,
@@ -25,6 +25,7 @@ from garden.checkpoints.tensorflow_checkpoints import (
 )
 
 PARAMS_FILE = "params.yaml"
+_GELU = "gelu_new"  # what Model Garden calls "gelu" is the tanh approximation
 _LAYER, _BLOCK = r"transformer/layer_(\d+)/", r"bert.encoder.layer.\1."
 _RENAMINGS = [
     renaming("word_embeddings/embeddings", "bert.embeddings.word_embeddings.weight"),
@@ -68,7 +69,7 @@ _ENCODER_FIELDS = {
 def open_models_official(path: str | os.PathLike, given: Mapping[str, Any]) -> Source:
     """Open a TensorFlow 2 checkpoint of a Model Garden BERT; `given` holds fields of a config.json that it does not show.
 
-    Model Garden's "gelu" is the tanh approximation, which config.json calls "gelu_new"; it is the default too.
+    The default activation is Model Garden's: the tanh approximation of GELU, which config.json calls "gelu_new".
     """
     checkpoint = open_checkpoint(find_checkpoint(path))
     if not checkpoint.object_based:
@@ -82,9 +83,7 @@ def models_official_source(checkpoint: Checkpoint, given: Mapping[str, Any]) -> 
     if strange := [name for name in left if _UNKNOWN.fullmatch(name)]:
         raise ValueError(f"{checkpoint.prefix}: has {strange[0]}, which BERT has not; other encoders are not supported")
     where = str(checkpoint.prefix)
-    given = {"hidden_act": "gelu", **given}
-    if given["hidden_act"] == "gelu":
-        given["hidden_act"] = "gelu_new"
+    given = {"hidden_act": _GELU, **given}
     left = [name for name in left if "/" in name]  # the others are counters: save_counter, global_step
     return bert_source(weights, left, heads=_heads(checkpoint), given=given, where=where)
 
@@ -110,8 +109,18 @@ def _heads(checkpoint: Checkpoint) -> int:
     raise ValueError(f"{checkpoint.prefix}: not a checkpoint of Model Garden's BERT, it lacks .../self_attention/query")
 
 
-def read_params(path: Path) -> dict[str, Any]:
-    """The fields of a config.json that Model Garden's params.yaml gives; ValueError for an encoder that is not BERT."""
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a config.json that Model Garden's bert_config.json or params.yaml gives.
+
+    Raises FileNotFoundError, and ValueError for anything else and an encoder that is not BERT.
+    """
+    fields = _read_params(path) if path.suffix in (".yaml", ".yml") else read_json_config(path)
+    if fields.get("hidden_act") == "gelu":
+        fields["hidden_act"] = _GELU
+    return fields
+
+
+def _read_params(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
