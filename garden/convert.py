@@ -173,12 +173,12 @@ def _tokenizer(kind: str, source: str, opened: Source, options: Options) -> Toke
     length = opened.config["max_position_embeddings"]
     given = options.vocabulary
     if given is not None and ("://" in given or Path(given).is_dir()):
-        tokenizer = tokenizer_from_tf_hub(given, options.lower_case)
+        tokenizer = tokenizer_from_tf_hub(given, options.lower_case, length)
     elif given is not None:
         tokenizer = tokenizer_of_vocabulary(given, options.lower_case, length)
     elif kind == "tf-hub":
         try:
-            tokenizer = tokenizer_from_tf_hub(source, options.lower_case)
+            tokenizer = tokenizer_from_tf_hub(source, options.lower_case, length)
         except FileNotFoundError as error:
             return _without_tokenizer(str(error))
     elif (path := _directory(source) / VOCABULARY_FILE).is_file():

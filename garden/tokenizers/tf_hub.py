@@ -14,14 +14,18 @@ from garden.tokenizers.tokenizer import Tokenizer
 _CASED = re.compile(r"(^|[^a-z])(un|multi_)?cased([^a-z]|$)")
 
 
-def tokenizer_from_tf_hub(handle: str | os.PathLike, lower_case: bool | None = None) -> Tokenizer:
+def tokenizer_from_tf_hub(
+    handle: str | os.PathLike, lower_case: bool | None = None, length: int | None = None
+) -> Tokenizer:
     """The WordPiece tokenizer of a BERT encoder's SavedModel, or of the preprocessing model beside it.
 
-    handle: a SavedModel's directory, or a URL of TF Hub. lower_case: default: as the SavedModel says. Raises
-    FileNotFoundError when there is no vocabulary, ValueError when it is none of WordPiece.
+    handle: a SavedModel's directory, or a URL of TF Hub. lower_case: default: as the SavedModel says. length: the longest
+    sequence that the model takes. Raises FileNotFoundError when there is no vocabulary, ValueError when it is none of
+    WordPiece.
     """
     vocabulary = read_vocabulary(handle)
-    return tokenizer_of_vocabulary(vocabulary.path, vocabulary.lower_case if lower_case is None else lower_case)
+    lower_case = vocabulary.lower_case if lower_case is None else lower_case
+    return tokenizer_of_vocabulary(vocabulary.path, lower_case, length)
 
 
 def tokenizer_of_vocabulary(
