@@ -256,6 +256,25 @@ class Backbone(keras.Model):
         return backbone
 
     @classmethod
+    def from_tf_hub(
+        cls, handle: str | Path, *, dtype: str | None = None, strict: bool = True, **parts: Any
+    ) -> Backbone:
+        """Builds the network of a BERT encoder's SavedModel, as tf-models-official exports them, and loads its weights.
+
+        Args:
+            handle: the SavedModel's directory, or a URL of TF Hub.
+            dtype, strict, parts: as `from_pretrained` takes them.
+
+        Raises FileNotFoundError and ValueError, each naming the file and what is wrong with it.
+        """
+        from garden.models.tf_hub import backbone_from_tf_hub
+
+        backbone = backbone_from_tf_hub(handle, dtype=dtype, strict=strict, **parts)
+        if not isinstance(backbone, cls):
+            raise ValueError(f"{handle}: a {type(backbone).__name__}, not a {cls.__name__}")
+        return backbone
+
+    @classmethod
     def parts_in(cls, weights: Weights, parts: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the constructor's options for a checkpoint: those asked for, then what its tensors show."""
         return dict(parts)
