@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from garden.layers import SavedModelLayer
     from garden.models.backbone import Backbone
-    from garden.tasks import Examples, MaskedLM, TextClassifier, read_examples
+    from garden.tasks import CausalLM, Examples, MaskedLM, TextClassifier, read_examples
     from garden.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Backbone": "garden.models.backbone",
+    "CausalLM": "garden.tasks",
     "Examples": "garden.tasks",
     "MaskedLM": "garden.tasks",
     "SavedModelLayer": "garden.layers",
@@ -24,7 +25,16 @@ _MODULES = {
     "read_examples": "garden.tasks",
 }
 
-__all__ = ["Backbone", "Examples", "MaskedLM", "SavedModelLayer", "TextClassifier", "Tokenizer", "read_examples"]
+__all__ = [
+    "Backbone",
+    "CausalLM",
+    "Examples",
+    "MaskedLM",
+    "SavedModelLayer",
+    "TextClassifier",
+    "Tokenizer",
+    "read_examples",
+]
 
 
 def __getattr__(name: str):

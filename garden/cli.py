@@ -210,14 +210,14 @@ def evaluate(
     Example:
       garden evaluate runs/sentiment/model package:garden/data/movie_reviews.test.jsonl.gz
     """
-    from garden.tasks import MaskedLM, read_examples
+    from garden.tasks import read_examples
     from training.models import open_task
     from training.paths import located
     from training.reports import report
 
     log_to_stderr(logging.WARNING)
     model = open_task(model_dir)
-    label = None if isinstance(model, MaskedLM) else label_field
+    label = label_field if model.label_field else None
     examples = read_examples(located(data), text=text_field, pair=pair_field, label=label)
     results = report(model, examples, batch_size=batch_size)
     if as_json:
@@ -301,10 +301,12 @@ def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
 
 
 def _columns(answer: Any) -> list[str]:
-    """Returns what a line says of an answer: a label and its score, a number, several labels, or candidates for masks."""
+    """Returns what a line says of an answer: a label and its score, a number, candidates, likelihoods."""
     if isinstance(answer, dict):
         if "labels" in answer:
             return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
+        if "perplexity" in answer:
+            return [f"{answer['log_likelihood']:.4f}", f"{answer['perplexity']:.4f}"]
         return [*([answer["label"]] if "label" in answer else []), f"{answer['score']:.4f}"]
     masks = answer if isinstance(answer[0], list) else [answer]
     return [", ".join(f"{given['token']} {given['score']:.4f}" for given in candidates) for candidates in masks]

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-TASKS = ("text-classification", "masked-lm")
+TASKS = ("text-classification", "masked-lm", "causal-lm")
 PROBLEMS = ("single_label", "multi_label", "regression")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
@@ -55,8 +55,8 @@ class DataConfig:
     )
     test: str | None = key("file of examples to report on at the end; default: the validation examples", None)
     text: str = key("field that holds the text", "text")
-    pair: str | None = key("field that holds the second text of a pair", None)
-    label: str = key("field that holds the label; not read for masked-lm", "label")
+    pair: str | None = key("field that holds the second text of a pair, or a completion", None)
+    label: str = key("field that holds the label; not read for language models", "label")
     labels: list[str] | None = key(
         "names of the classes in the order of their ids; default: the checkpoint's, or those in the training data, sorted",
         None,

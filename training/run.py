@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from garden.tasks import Examples, Task, read_examples
+from garden.tasks import TASKS, Examples, Task, read_examples
 from garden.tasks.optimization import AdamW, LinearSchedule
 from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate, flat_metrics
 from training.config import RunConfig
@@ -139,7 +139,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
 def read_data(config: RunConfig) -> tuple[Examples, Examples | None, Examples | None]:
     """Returns the training, validation and test examples of a config; None for those that there are none of."""
     data = config.data
-    label = None if config.task == "masked-lm" else data.label
+    label = data.label if TASKS[config.task].label_field else None
     read = functools.partial(read_examples, text=data.text, pair=data.pair, label=label)
     train = read(located(data.train))
     validation = read(located(data.validation)) if data.validation else None

@@ -1,11 +1,12 @@
 """What networks are for: one class a task, trained on raw texts and asked with raw texts."""
 
+from garden.tasks.causal_lm import CausalLM
 from garden.tasks.examples import Examples, read_examples
 from garden.tasks.masked_lm import MaskedLM
 from garden.tasks.task import Task
 from garden.tasks.text_classifier import TextClassifier
 
-TASKS: dict[str, type[Task]] = {task.name_in_configs: task for task in (MaskedLM, TextClassifier)}
+TASKS: dict[str, type[Task]] = {task.name_in_configs: task for task in (CausalLM, MaskedLM, TextClassifier)}
 """Task classes by their name in run configs."""
 
-__all__ = ["TASKS", "Examples", "MaskedLM", "Task", "TextClassifier", "read_examples"]
+__all__ = ["TASKS", "CausalLM", "Examples", "MaskedLM", "Task", "TextClassifier", "read_examples"]
