@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from garden.tokenizers.bpe_merges import NEVER, Merges, pair_tables
+from garden.tokenizers.bpe_merges import Merges, PairTables, pair_tables
 from garden.tokenizers.byte_level import CHARACTER_OF_BYTE
 from garden.tokenizers.characters import SCALARS, CodePointTable, encode_points
 from garden.tokenizers.text import repeat
@@ -36,6 +36,7 @@ _OPTIONS = {
 }  # fmt: skip
 # Where a character stands in its word, as bits.
 _FIRST, _LAST = 1, 2
+_FEW = 8  # look further where fewer than one merge in so many is seen to be safe
 
 
 class _Spelled(NamedTuple):
@@ -134,22 +135,21 @@ class BytePairModel:
             where=where,
         )
 
-    def _make_constants(self, tables) -> None:
+    def _make_constants(self, tables: PairTables) -> None:
         """The pairs as a double array (see `trie.py`): the pair (left, right) is in slot base[left] + right."""
         nodes = len(self._merges.lengths)
         slots_P, base_of_node = place(tables.left, tables.right, nodes)
         base = np.zeros(nodes, np.int32)
         base[: len(base_of_node)] = base_of_node[:nodes]
         slots = int(max(slots_P.max(initial=0), base.max()) + nodes + 1)
-        owner = np.full(slots, -1, np.int32)
-        keys = np.full((slots, 4), NEVER)
-        made, epoch, alone = np.zeros(slots, np.int32), np.full(slots, NEVER), np.zeros(slots, bool)
-        owner[slots_P] = tables.left
-        keys[slots_P] = np.stack([tables.low, tables.high, tables.least_left, tables.least_right], axis=1)
+        owner, keys = np.full(slots, -1, np.int32), np.full((slots, 4), tables.never, tables.keys.dtype)
+        made, epoch, alone = np.zeros(slots, np.int32), np.zeros(slots, np.int32), np.zeros(slots, bool)
+        owner[slots_P], keys[slots_P] = tables.left, tables.keys
         made[slots_P], epoch[slots_P], alone[slots_P] = tables.made, tables.epoch, tables.alone
         with tf.init_scope(), tf.device("CPU:0"):
             self._base, self._owner, self._keys = tf.constant(base), tf.constant(owner), tf.constant(keys)
             self._made, self._epoch, self._alone = tf.constant(made), tf.constant(epoch), tf.constant(alone)
+        self._never, self._half = tables.never, tables.half
 
     def _codes_of_bytes(self, bytes_N: tf.Tensor) -> tf.Tensor:
         return tf.gather(self._byte_codes, bytes_N)
@@ -261,18 +261,13 @@ class BytePairModel:
             left, right = node_M[:-1], node_M[1:]
             slot = tf.gather(self._base, left) + right
             slot = tf.where(tf.equal(tf.gather(self._owner, slot), left), slot, 0)
-            low, high, least_left, least_right = tf.unstack(tf.gather(self._keys, slot), axis=1)
-            # What begins a word does not grow to the left, and what ends it not to the right.
-            begins, ends = tf.equal(left, 0), tf.equal(right, 0)
-            least_left = tf.where(tf.roll(begins, 1, 0), low, least_left)
-            least_right = tf.where(tf.roll(ends, -1, 0), high, least_right)
-            unhindered = tf.roll(least_right, -1, 0) >= low
-            safe = (tf.roll(least_left, 1, 0) > high) & unhindered
-            merges = high < NEVER
+            low, high, before, after = tf.unstack(tf.gather(self._keys, slot), axis=1)
+            merges = high < self._never
             some = tf.reduce_any(merges)
+            safe, unhindered = self._safe(low, high, before, after)
             safe = tf.cond(
                 some & ~tf.reduce_any(safe),
-                lambda: self._first(slot, low, high, begins),
+                lambda: self._first(slot, low, high, tf.equal(left, 0)),
                 lambda: safe,
             )
             again = merges & tf.equal(left, right) & tf.equal(left, tf.roll(left, 1, 0))
@@ -295,13 +290,50 @@ class BytePairModel:
         )
         return node_M
 
+    def _safe(self, low, high, before, after):
+        """The pairs that are safe; and those that nothing on their right takes a symbol from."""
+
+        def judge(left, right):
+            """By bounds on what happens to the left of each pair, and to the right."""
+            unhindered = tf.roll(tf.minimum(high, tf.maximum(after, tf.roll(right, -1, 0))), -1, 0) >= low
+            return (
+                tf.roll(tf.minimum(low, tf.maximum(before, tf.roll(left, 1, 0))), 1, 0) > high
+            ) & unhindered, unhindered
+
+        def deeper(_, unhindered, reach, *bounds):
+            # x -> min(least, max(most, x)) of `reach` neighbours one after the other is of that form again.
+            left_least, left_most, right_least, right_most = bounds
+            bounds = (
+                tf.minimum(left_least, tf.maximum(left_most, tf.roll(left_least, reach, 0))),
+                tf.maximum(left_most, tf.roll(left_most, reach, 0)),
+                tf.minimum(right_least, tf.maximum(right_most, tf.roll(right_least, -reach, 0))),
+                tf.maximum(right_most, tf.roll(right_most, -reach, 0)),
+            )
+            safe, unhindered = judge(tf.minimum(*bounds[:2]), tf.minimum(*bounds[2:]))
+            return safe, unhindered, 2 * reach, *bounds
+
+        count = tf.math.count_nonzero(high < self._never)
+        bounds = tuple(self._next(keys) for keys in (low, before, high, after))
+        safe, unhindered = judge(tf.minimum(*bounds[:2]), tf.minimum(*bounds[2:]))
+        safe, unhindered, *_ = tf.while_loop(
+            lambda safe, _, reach, *bounds: (_FEW * tf.math.count_nonzero(safe) < count) & (reach < tf.size(safe)),
+            deeper,
+            (safe, unhindered, tf.constant(1), *bounds),
+        )
+        return safe, unhindered
+
+    def _next(self, keys):
+        """The least key of a merge that builds on one with this key or more."""
+        return tf.bitwise.bitwise_and(keys + self._half, tf.constant(-2 * self._half, keys.dtype))
+
     def _first(self, slot, low, high, begins):
         """The pairs of the least epoch of each word that the reference merges next."""
         word = tf.cumsum(tf.cast(begins, tf.int32))
         epoch = tf.gather(self._epoch, slot)
-        least = tf.equal(epoch, tf.gather(tf.math.segment_min(epoch, word), word)) & (high < NEVER)
+        epoch = tf.where(epoch > 0, epoch, tf.int32.max)
+        least = tf.equal(epoch, tf.gather(tf.math.segment_min(epoch, word), word)) & (epoch < tf.int32.max)
         alone = least & tf.gather(self._alone, slot)
-        place = tf.where(least, tf.range(tf.size(slot)), NEVER)
+        place = tf.where(least, tf.range(tf.size(slot)), tf.int32.max)
         leftmost = tf.equal(place, tf.gather(tf.math.segment_min(place, word), word)) & least & ~alone
         yields = leftmost & (tf.roll(high, -1, 0) < low)
         return (alone & ~tf.roll(alone, 1, 0)) | (leftmost & ~yields) | tf.roll(yields, 1, 0)

@@ -16,12 +16,18 @@ of lower rank than its own, so ranks alone do not say what comes first. What thi
    are there, and the lower rank wins. In other words, with
        low(x, y) = (e(x, y), rank(x, y));  high(x, y) = low(x, y) if E(x) = e(x, y) > E(y), else (e(x, y), infinity)
    in the order of the dictionary, (b, c) is merged before (a, b) if and only if high(b, c) < low(a, b).
-3. Safe merges. In a word as it is after any of the reference's merges (made in whatever order), take the symbols
-   a b c d. Until the reference merges (b, c), only a symbol y that ends with a can take b away, and only a symbol z that
-   begins with d can take c; a is the last symbol of some merge in y's making, or y itself. With
-       least_left(a, b) = the least low(y, b) over those y;  least_right(c, d) = the least high(c, z) over those z
-   (b, c) is safe, the reference will merge it, if least_left(a, b) > high(b, c) and least_right(c, d) >= low(b, c). All
-   safe pairs of a word can be merged at once. Where a begins a word, y can only be a; where d ends one, z is d.
+3. Safe merges. Take a word as it is after any of the reference's merges, made in whatever order, and in it the symbols
+   p a b c d q. Until the reference merges (b, c), only a symbol y that ends with a can take b away, and only a symbol z
+   that begins with d can take c; a is the last symbol of some merge in y's making, or y itself. (b, c) is safe, the
+   reference will merge it, if all those low(y, b) > high(b, c) and all those high(c, z) >= low(b, c). For y = a the pair
+   is there to see. Another y comes about only when something that ends with p takes a first. So with
+       before(a, b) = the least low(y, b) over all y but a;  after(c, d) = the least high(c, z) over all z but d
+   two sequences along the word bound what can come,
+       left(a, b) = min(low(a, b), max(before(a, b), next(left(p, a))))
+       right(c, d) = min(high(c, d), max(after(c, d), next(right(d, q))))
+   where next(k) is the least key that a merge can have which builds on one of key k or more: the beginning of k's epoch,
+   or of the one after it if k's is the epoch of one pair only. Beyond the ends of a word both are infinite; unrolled but
+   a few steps, with zero for the rest, they are still bounds. All safe pairs of a word can be merged at once.
 4. Something is always safe: see `bpe.py`, which does the merging.
 
 Letters: T tokens, R merges, S spine entries, L slots.
@@ -33,7 +39,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-NEVER = np.int32(2**31 - 1)  # the key of a pair that is no merge
 _INFINITE = 2**32 - 1  # a rank above all
 
 
@@ -48,15 +53,17 @@ class Merges(NamedTuple):
 
 
 class PairTables(NamedTuple):
-    """What is known of pairs of neighbours: those that are merged, and those that may be after either has grown."""
+    """What is known of pairs of neighbours: those that are merged, and those that may be after either has grown.
+
+    Keys are integers in the order of item 2; next(key) is (key + half) rounded down to a multiple of 2 * half.
+    """
 
     left: np.ndarray  # [P] int64
     right: np.ndarray  # [P] int64
-    low: np.ndarray  # [P] int32, keys in the order of item 2, NEVER if the pair is no merge
-    high: np.ndarray  # [P] int32
-    least_left: np.ndarray  # [P] int32
-    least_right: np.ndarray  # [P] int32
-    epoch: np.ndarray  # [P] int32
+    keys: np.ndarray  # [P, 4] int32, or int64 if need be: low, high, before, after
+    never: int  # the key of a pair that is no merge
+    half: int
+    epoch: np.ndarray  # [P] int32: ascending with the epochs; 0 if the pair is no merge
     alone: np.ndarray  # [P] bool: no other merge has this epoch
     made: np.ndarray  # [P] int32: the token made, 0 if the pair is no merge
     whole: np.ndarray  # [T] bool: tokens that the reference makes of their own symbols
@@ -94,27 +101,43 @@ def pair_tables(merges: Merges, initial: np.ndarray) -> PairTables:
 
     made_by = merge_T[merge_T >= 0]  # at most one merge a token: item 1
     left, right = left_R[made_by], right_R[made_by]
-    # For (y, b): low(y, b) counts for every symbol that ends y; for (c, z): high(c, z), for every symbol that begins z.
+    low, high, never, half = _as_integers(low_R[made_by], high_R[made_by])
+    # low(y, b) counts for every other symbol that ends y, high(c, z) for every one that begins z.
     end_S, from_S = _spines(left, right_R, merge_T)
     begin_S, of_S = _spines(right, left_R, merge_T)
     pairs = np.concatenate([left * tokens + right, end_S * tokens + right[from_S], left[of_S] * tokens + begin_S])
     distinct, which = np.unique(pairs, return_inverse=True)
-    values = np.unique(np.concatenate([low_R[made_by], high_R[made_by]]))
-    low, high = (np.searchsorted(values, key[made_by]).astype(np.int32) for key in (low_R, high_R))
     count = len(made_by)
     merged, ending, beginning = which[:count], which[count : count + len(end_S)], which[count + len(end_S) :]
-    columns = np.full((5, len(distinct)), NEVER)
-    columns[0, merged], columns[1, merged] = low, high
-    np.minimum.at(columns[2], ending, low[from_S])
-    np.minimum.at(columns[3], beginning, high[of_S])
-    epoch = low_R[made_by] >> 32
-    columns[4, merged] = epoch
-    _, inverse, counts = np.unique(epoch, return_inverse=True, return_counts=True)
-    alone = np.zeros(len(distinct), bool)
-    alone[merged] = counts[inverse] == 1
-    made = np.zeros(len(distinct), np.int32)
-    made[merged] = made_R[made_by]
-    return PairTables(distinct // tokens, distinct % tokens, *columns, alone, made, whole)
+    keys = np.full((len(distinct), 4), never)
+    keys[merged, 0], keys[merged, 1] = low, high
+    np.minimum.at(keys[:, 2], ending, low[from_S])
+    np.minimum.at(keys[:, 3], beginning, high[of_S])
+    if never + half < 2**31:
+        keys = keys.astype(np.int32)
+    epoch, alone, made = (
+        np.zeros(len(distinct), np.int32),
+        np.zeros(len(distinct), bool),
+        np.zeros(len(distinct), np.int32),
+    )
+    epoch[merged], alone[merged], made[merged] = low // (2 * half) + 1, low % (2 * half) >= half, made_R[made_by]
+    return PairTables(distinct // tokens, distinct % tokens, keys, never, half, epoch, alone, made, whole)
+
+
+def _as_integers(low, high):
+    """Keys (epoch, rank) as integers in the same order, the key above all, and half an epoch's width.
+
+    Those of an epoch that is one pair's alone lie in the upper half of its width, all others in the lower halves.
+    """
+    _, epoch, counts = np.unique(low >> 32, return_inverse=True, return_counts=True)
+    values, value = np.unique(np.concatenate([low, high]), return_inverse=True)
+    epoch_of_value = np.zeros(len(values), np.int64)
+    epoch_of_value[value] = np.tile(epoch, 2)
+    first = np.searchsorted(epoch_of_value, np.arange(len(counts)), side="left")
+    nth = np.arange(len(values)) - first[epoch_of_value]
+    half = 1 << int(nth.max(initial=1)).bit_length()
+    keys = 2 * half * epoch_of_value + nth + np.where(counts[epoch_of_value] == 1, half, 0)
+    return keys[value[: len(low)]], keys[value[len(low) :]], 2 * half * len(counts), half
 
 
 def _crossed(left, right, left_R, right_R, merge_T, low_R, high_R, tokens, by_key, sorted_keys):
@@ -150,11 +173,12 @@ def _crossed(left, right, left_R, right_R, merge_T, low_R, high_R, tokens, by_ke
 
 
 def _spines(tokens_R, side_R, merge_T):
-    """Every token that once begins (or ends) each of the given ones, itself included: tokens [S], and whose [S]."""
-    found, whose = [tokens_R], [np.arange(len(tokens_R))]
-    while len(found[-1]):
-        merge = merge_T[found[-1]]
+    """Every other token that once begins (or ends) each of the given ones: tokens [S], and whose [S]."""
+    found, whose = tokens_R, np.arange(len(tokens_R))
+    spines = [(tokens_R[:0], whose[:0])]
+    while len(found):
+        merge = merge_T[found]
         more = merge >= 0
-        found.append(side_R[merge[more]])
-        whose.append(whose[-1][more])
-    return np.concatenate(found), np.concatenate(whose)
+        found, whose = side_R[merge[more]], whose[more]
+        spines.append((found, whose))
+    return tuple(np.concatenate(column) for column in zip(*spines, strict=True))
