@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from garden.layers import DecoderBlock, Dropout, Embedding, KeyValueCache, KeyValues, attention_bias, segment_positions
 from garden.models.backbone import Backbone, Config, initializer
+from garden.models.cache import DecoderCache
 
 
 class EncoderDecoder(Backbone):
@@ -29,10 +30,10 @@ class EncoderDecoder(Backbone):
     `read_positions` [B,P] the last block of the decoder computes those places only: `sequence` [B,P,D]. With
     `hidden_states=True` also `hidden_states` and `source_hidden_states`, tuples.
 
-    A family says what `encode`, `decode` and `new_cache` do. Writing step by step:
+    A family says what `encode`, `decode` and `empty_cache` do. Writing step by step:
 
         source = backbone.encode({"token_ids": ids})
-        cache = backbone.new_cache(source, size=20)
+        cache = backbone.empty_cache(source, size=20)
         while ...:
             outputs = backbone.decode({"target_ids": last}, cache=cache)
             cache = outputs["cache"]
@@ -87,7 +88,7 @@ class EncoderDecoder(Backbone):
         """
         raise NotImplementedError(f"{type(self).__name__} has to say how it writes a target")
 
-    def new_cache(self, source: Mapping[str, Any], size: int) -> Any:
+    def empty_cache(self, source: Mapping[str, Any], size: int) -> Any:
         """Returns what `decode` remembers of a source and of up to `size` target tokens, of which it has seen none.
 
         A nest of tensors whose shapes never change, so that it may go around a `tf.while_loop`; the first dimension is the
@@ -104,8 +105,8 @@ class EncoderDecoder(Backbone):
         """Returns what the decoder reads in order to write `ids` [B,T]: a start token, then all but the last."""
         return shift_right(ids, segment_ids, self.config.decoder_start_token_id)
 
-    def standardised_target(self, inputs: Mapping[str, tf.Tensor], seen: tf.Tensor | None = None) -> dict:
-        """Returns the target's three tensors as int32, filled in; `seen` [B,1] tokens stand before it in a cache."""
+    def standardised_target(self, inputs: Mapping[str, tf.Tensor], before: DecoderCache | None = None) -> dict:
+        """Returns the target's three tensors as int32, filled in; `before` is what stands before it."""
         if not isinstance(inputs, Mapping) or inputs.get("target_ids") is None:
             got = ", ".join(sorted(inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__
             raise ValueError(f'inputs: expected a dictionary with "target_ids", got {got}')
@@ -115,9 +116,9 @@ class EncoderDecoder(Backbone):
             raise ValueError(f"target_ids: {length} tokens a row, the network has positions for {limit}; truncate them")
         taken.setdefault("target_segment_ids", tf.ones_like(taken["target_ids"]))
         if "target_positions" not in taken:
-            real = tf.cast(taken["target_segment_ids"] > 0, tf.int32)
-            positions = segment_positions(taken["target_segment_ids"]) * real
-            taken["target_positions"] = positions if seen is None else positions + seen
+            segment_ids = taken["target_segment_ids"]
+            counted = segment_positions if before is None else before.next_positions
+            taken["target_positions"] = counted(segment_ids) * tf.cast(segment_ids > 0, tf.int32)
         return taken
 
 
@@ -135,43 +136,41 @@ def segment_lasts(ids: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
 
 
 class TargetCache(NamedTuple):
-    """What a stack of decoder blocks remembers of its source, and of the target so far."""
+    """What blocks of a decoder remember of their source, and of the target so far."""
 
-    blocks: tuple[KeyValueCache, ...]  # of each block's self-attention
+    target: DecoderCache  # of each block's self-attention
     sources: tuple[KeyValues, ...]  # of each block's attention to the source, computed once
     source_segment_ids: tf.Tensor  # [B,S]
-    segment_ids: tf.Tensor  # [B,C], 0 where a place is free or holds padding
 
     @classmethod
     def empty(cls, blocks: Sequence[DecoderBlock], source: Mapping[str, tf.Tensor], size: int) -> TargetCache:
         """Returns the cache of blocks that have read a source and seen nothing of the target, with `size` free places."""
-        rows = tf.shape(source["sequence"])[0]
+        rows = source["sequence"].shape[0]
+        rows = tf.shape(source["sequence"])[0] if rows is None else rows
         attentions = [block.attention for block in blocks]
+        layers = tuple(
+            KeyValueCache.empty(rows, size, layer.key_value_heads, layer.head_width, layer.compute_dtype)
+            for layer in attentions
+        )
         return cls(
-            blocks=tuple(
-                KeyValueCache.empty(rows, size, layer.key_value_heads, layer.head_width, layer.compute_dtype)
-                for layer in attentions
-            ),
+            target=DecoderCache.empty(layers),
             sources=tuple(block.cross_attention.read(source["sequence"]) for block in blocks),
             source_segment_ids=source["segment_ids"],
-            segment_ids=tf.zeros([rows, size], tf.int32),
         )
 
     @property
     def length(self) -> tf.Tensor:
         """How many places are filled, scalar int32."""
-        return self.blocks[0].length
+        return self.target.layers[0].length
 
-    @property
-    def seen(self) -> tf.Tensor:
-        """How many tokens of each row are no padding, [B,1] int32."""
-        return tf.reduce_sum(tf.cast(self.segment_ids > 0, tf.int32), axis=1, keepdims=True)
+    def noted(self, inputs: Mapping[str, tf.Tensor]) -> TargetCache:
+        """Returns the cache with the segments and positions of new tokens; the blocks add keys and values."""
+        names = {"token_ids": "target_ids", "segment_ids": "target_segment_ids", "positions": "target_positions"}
+        return self._replace(target=self.target.noted({name: inputs[ours] for name, ours in names.items()}))
 
-    def with_segments(self, segment_ids: tf.Tensor) -> tf.Tensor:
-        """Returns the segment ids of all places, [B,C], when T more are filled."""
-        places = self.length + tf.range(tf.shape(segment_ids)[1])
-        by_place = tf.transpose(self.segment_ids)
-        return tf.transpose(tf.tensor_scatter_nd_update(by_place, places[:, None], tf.transpose(segment_ids)))
+    def with_layers(self, layers: Sequence[KeyValueCache]) -> TargetCache:
+        """Returns the cache with what the blocks made of theirs."""
+        return self._replace(target=self.target._replace(layers=tuple(layers)))
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -273,7 +272,10 @@ class Stack(keras.layers.Layer):
         read_positions: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tuple[tf.Tensor, ...], TargetCache | None]:
-        """Returns the states, which are the embeddings and each block's output (normed, the last), and the cache."""
+        """Returns the states, which are the embeddings and each block's output (normed, the last), and the cache.
+
+        The cache has these segments noted.
+        """
         if self.positions is not None:
             x_BTD += tf.cast(self.positions(positions), x_BTD.dtype)
         if self.embedding_norm is not None:
@@ -283,7 +285,7 @@ class Stack(keras.layers.Layer):
         keys, key_places = segment_ids, places
         if cache is not None:
             places += cache.length
-            keys = cache.with_segments(segment_ids)
+            keys = cache.target.segment_ids
             key_places = tf.range(tf.shape(keys)[1])[None]
         if self.writes:
             sources = [source["sequence"]] * len(self.blocks) if cache is None else cache.sources
@@ -302,7 +304,7 @@ class Stack(keras.layers.Layer):
             own = len(self.relative) > 1 and index
             further["bias"] = mask + self.relative[index](places, key_places) if own else shared
             if cache is not None:
-                further["cache"] = cache.blocks[index]
+                further["cache"] = cache.target.layers[index]
             ahead = (sources[index],) if self.writes else ()
             before = x_BTD
             x_BTD = block(before, *ahead, read_positions=read, training=training, **further)
@@ -316,7 +318,7 @@ class Stack(keras.layers.Layer):
             states.append(x_BTD)
         if self.final_norm is not None:
             states[-1] = self.final_dropout(self.final_norm(x_BTD), training=training)
-        return tuple(states), cache and cache._replace(blocks=tuple(longer), segment_ids=keys)
+        return tuple(states), None if cache is None else cache.with_layers(longer)
 
     def get_config(self) -> dict:
         single = {name: getattr(self, name) for name in ("positions", "embedding_norm", "final_norm")}
@@ -411,13 +413,13 @@ class StackedEncoderDecoder(EncoderDecoder):
         hidden_states: bool = False,
         training: bool = False,
     ):
-        inputs = self.standardised_target(inputs, None if cache is None else cache.seen)
+        inputs = self.standardised_target(inputs, None if cache is None else cache.target)
         states, cache = self.decoder(
             self.embedded(inputs["target_ids"]),
             inputs["target_segment_ids"],
             inputs["target_positions"],
             source=source,
-            cache=cache,
+            cache=None if cache is None else cache.noted(inputs),
             read_positions=read_positions,
             training=training,
         )
@@ -426,7 +428,7 @@ class StackedEncoderDecoder(EncoderDecoder):
             outputs["hidden_states"] = states
         return outputs | ({"cache": cache} if cache is not None else {})
 
-    def new_cache(self, source, size: int) -> TargetCache:
+    def empty_cache(self, source, size: int) -> TargetCache:
         return TargetCache.empty(self.decoder.blocks, source, size)
 
     def config_dict(self) -> dict[str, Any]:

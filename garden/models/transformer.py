@@ -134,11 +134,12 @@ class TransformerBackbone(EncoderDecoder):
         hidden_states: bool = False,
         training: bool = False,
     ) -> dict[str, Any]:
-        inputs = self.standardised_target(inputs, None if cache is None else cache.seen)
+        inputs = self.standardised_target(inputs, None if cache is None else cache.target)
         segment_ids = inputs["target_segment_ids"]
         # With a cache, what stands before is remembered: this target comes behind it.
+        cache = None if cache is None else cache.noted(inputs)
         places = tf.range(tf.shape(segment_ids)[1])[None] + (0 if cache is None else cache.length)
-        keys = segment_ids if cache is None else cache.with_segments(segment_ids)
+        keys = segment_ids if cache is None else cache.target.segment_ids
         key_places = tf.range(tf.shape(keys)[1])[None]
         sources = [source["sequence"]] * len(self.decoder) if cache is None else cache.sources
         source_keys = source["segment_ids"] if cache is None else cache.source_segment_ids
@@ -160,7 +161,7 @@ class TransformerBackbone(EncoderDecoder):
                 read = read_positions
                 segment_ids, places = tf.gather(segment_ids, read, batch_dims=1), tf.gather(places[0], read)
                 visible = biases()
-            kept = None if cache is None else cache.blocks[index]
+            kept = None if cache is None else cache.target.layers[index]
             x = block(states[-1], sources[index], read_positions=read, cache=kept, training=training, **visible)
             if cache is not None:
                 x, kept = x
@@ -170,10 +171,10 @@ class TransformerBackbone(EncoderDecoder):
         if hidden_states:
             outputs["hidden_states"] = tuple(states)
         if cache is not None:
-            outputs["cache"] = cache._replace(blocks=tuple(remembered), segment_ids=keys)
+            outputs["cache"] = cache.with_layers(remembered)
         return outputs
 
-    def new_cache(self, source: Mapping[str, Any], size: int) -> TargetCache:
+    def empty_cache(self, source: Mapping[str, Any], size: int) -> TargetCache:
         return TargetCache.empty(self.decoder, source, size)
 
     def rules(self) -> list[Rule]:
