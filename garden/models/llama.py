@@ -123,7 +123,9 @@ class RotaryDecoderConfig(Config):
             if values.get(name) is not None:
                 scaling[name] = values[name]
         theta = rope.get("rope_theta") or values.get("rope_theta") or cls.rope_theta
-        return super().from_dict({**values, "rope_theta": theta, "rope_scaling": scaling or None}, where)
+        if set(scaling) <= {"rope_type", "type"} and set(scaling.values()) <= {"default"}:
+            scaling = None
+        return super().from_dict({**values, "rope_theta": theta, "rope_scaling": scaling}, where)
 
     def to_dict(self) -> dict[str, Any]:
         # In full: some of the reference's configs know no default.
