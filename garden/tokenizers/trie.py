@@ -37,6 +37,7 @@ class Trie:
         match_L[slots_E] = matches_E
         with tf.init_scope(), tf.device("CPU:0"):
             self._base_L, self._check_L, self._match_L = tf.constant(base_L), tf.constant(check_L), tf.constant(match_L)
+            self._lengths_V = tf.constant([0, *map(len, strings)], tf.int32)
 
     def longest(self, symbols_N: tf.Tensor, places_P: tf.Tensor) -> tf.Tensor:
         """Index + 1 of the longest string that starts at each place, 0 where none does.
@@ -61,6 +62,39 @@ class Trie:
             shape_invariants=(any_length,) * 4,
         )
         return found_P
+
+    def every(self, symbols_N: tf.Tensor, places_P: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """All strings that start at each place, shorter ones first: index into the places, and index + 1 of the string.
+
+        Arguments as for `longest`. Returns [M] int32 twice.
+        """
+        found = tf.TensorArray(tf.int32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
+
+        def step(node_R, at_R, which_R, depth, which, match):
+            slot_R = tf.gather(self._base_L, node_R) + tf.gather(symbols_N, at_R)
+            on_R = tf.reshape(tf.where(tf.equal(tf.gather(self._check_L, slot_R), node_R)), [-1])
+            node_R, which_R = tf.gather(slot_R, on_R), tf.gather(which_R, on_R)
+            match_R = tf.gather(self._match_L, node_R)
+            ends = tf.where(tf.equal(tf.gather(self._lengths_V, match_R), depth + 1))[:, 0]
+            which = which.write(depth, tf.gather(which_R, ends))
+            return (
+                node_R,
+                tf.gather(at_R, on_R) + 1,
+                which_R,
+                depth + 1,
+                which,
+                match.write(depth, tf.gather(match_R, ends)),
+            )
+
+        any_length = tf.TensorShape([None])
+        *_, which, match = tf.while_loop(
+            lambda node_R, *_: tf.size(node_R) > 0,
+            step,
+            (tf.zeros_like(places_P), places_P, tf.range(tf.size(places_P)), tf.constant(0), found, found),
+            shape_invariants=(any_length, any_length, any_length, tf.TensorShape([]), None, None),
+        )
+        none = tf.zeros([0], tf.int32)
+        return tf.cond(tf.size(places_P) > 0, lambda: (which.concat(), match.concat()), lambda: (none, none))
 
 
 def _edges(strings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
