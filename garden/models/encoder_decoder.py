@@ -384,10 +384,14 @@ class StackedEncoderDecoder(EncoderDecoder):
             if stack is not None:
                 stack.build((None, None, self.width))
 
-    def call(self, inputs, *, read_positions=None, hidden_states: bool = False, **options):
+    # Keras gives `training` to those whose signature has it.
+    def call(
+        self, inputs, *, read_positions=None, hidden_states: bool = False, cache: Any = None, training: bool = False
+    ):
+        options = {"read_positions": read_positions, "hidden_states": hidden_states, "training": training}
         if self.decoder is not None:
-            return super().call(inputs, read_positions=read_positions, hidden_states=hidden_states, **options)
-        outputs = self.encode(inputs, read_positions=read_positions, hidden_states=hidden_states, **options)
+            return super().call(inputs, cache=cache, **options)
+        outputs = self.encode(inputs, **options)
         del outputs["segment_ids"]
         return outputs | {"source_sequence": outputs["sequence"]}
 
