@@ -5,6 +5,7 @@ Letters: B batch, T tokens.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -154,6 +155,12 @@ class Tokenizer(tf.Module):
     def _tokenize(self, texts: tf.Tensor, spans: bool) -> Pieces:
         """The tokens of each text, [B] string, without special tokens, in the graph."""
         raise NotImplementedError
+
+    def with_template(self, template: Template) -> Tokenizer:
+        """Returns a tokenizer of the same tables that puts other special tokens around texts."""
+        twin = copy.copy(self)
+        twin.template, twin._graphs = template, _Graphs(twin)
+        return twin
 
     # ---- Back to text --------------------------------------------------------------------------------------------
 
