@@ -53,7 +53,8 @@ def tokenizer_of_vocabulary(
         try:
             return Tokenizer.from_pretrained(directory)
         except ValueError as error:
-            raise ValueError(str(error).replace(f"{directory}{os.sep}vocab.txt", str(path))) from None
+            message = str(error).replace(f"{directory}{os.sep}vocab.txt", str(path))
+            raise ValueError(message if str(path) in message else f"{path}: {message}") from None
 
 
 def _is_for_lower_case(path: Path, text: str) -> bool:
