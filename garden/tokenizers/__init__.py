@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from garden.tokenizers.added_tokens import AddedToken
+    from garden.tokenizers.pipeline import PipelineTokenizer
     from garden.tokenizers.template import Encoding, Part, Template
     from garden.tokenizers.tokenizer import Tokenizer
     from garden.tokenizers.wordpiece import WordPieceTokenizer
@@ -18,12 +19,13 @@ _HOMES = {
     "AddedToken": "added_tokens",
     "Encoding": "template",
     "Part": "template",
+    "PipelineTokenizer": "pipeline",
     "Template": "template",
     "Tokenizer": "tokenizer",
     "WordPieceTokenizer": "wordpiece",
 }
 
-__all__ = ["AddedToken", "Encoding", "Part", "Template", "Tokenizer", "WordPieceTokenizer"]
+__all__ = ["AddedToken", "Encoding", "Part", "PipelineTokenizer", "Template", "Tokenizer", "WordPieceTokenizer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from garden.tokenizers.characters import Flag, character_data
+from garden.tokenizers.text import FIRST_TOKEN, Table, Text, keep, split
 from garden.tokenizers.trie import Trie
+
+_WORD, _SPACE = 1 << 24, 1 << 25  # bits of TokenCutter's table, above the symbols
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +140,51 @@ def cover(values_N: tf.Tensor, matches: Matches, names: tf.Tensor, filler: int) 
     )
     covered = tf.where(tf.cumsum(edges)[:-1] > 0, filler, values_N)
     return tf.tensor_scatter_nd_update(covered, matches.starts[:, None], names_S)
+
+
+class TokenCutter:
+    """Cuts texts at added tokens: each becomes a piece of one private code point.
+
+    tokens, contents: what to find, and the code points that spell each. places: each token's number among all `total`
+    added tokens. plain_special: as in LiteralMatcher.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[AddedToken],
+        contents: Sequence[np.ndarray],
+        places: Sequence[int],
+        total: int,
+        plain_special: bool,
+    ):
+        flags = character_data().flags
+        alphabet = np.unique(np.concatenate(contents))
+        values = _WORD * ((flags & Flag.WORD) > 0).astype(np.int32) + _SPACE * ((flags & Flag.SPACE) > 0)
+        values[alphabet] += np.arange(1, len(alphabet) + 1)
+        self._table = Table(values, total)
+        coded = [np.searchsorted(alphabet, content) + 1 for content in contents]
+        self._matcher = LiteralMatcher(tokens, coded, len(alphabet) + 1, plain_special)
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._points = tf.constant([FIRST_TOKEN + place for place in places], tf.int32)
+
+    def __call__(self, text: Text) -> Text:
+        """Find the tokens in every piece."""
+        entry_N = self._table(text.points)
+        symbol_N = tf.bitwise.bitwise_and(entry_N, _WORD - 1)
+        return Text(
+            *tf.cond(
+                tf.reduce_any(self._matcher.begins(symbol_N)), lambda: self._cut(text, entry_N, symbol_N), lambda: text
+            )
+        )
+
+    def _cut(self, text: Text, entry_N: tf.Tensor, symbol_N: tf.Tensor) -> Text:
+        bit = lambda mask: tf.bitwise.bitwise_and(entry_N, mask) > 0
+        matches = self._matcher(symbol_N, bit(_WORD), bit(_SPACE), text.pieces)
+        points_N = cover(text.points, matches, self._points, filler=-1)
+        edges = tf.concat([matches.starts, matches.stops], axis=0)[:, None]
+        cuts_N = tf.scatter_nd(edges, tf.ones_like(edges[:, 0]), tf.shape(points_N) + 1)[:-1] > 0
+        if text.spans:
+            starts_N, ends_N = text.spans
+            ends_N = tf.tensor_scatter_nd_update(ends_N, matches.starts[:, None], tf.gather(ends_N, matches.stops - 1))
+            text = text._replace(spans=(starts_N, ends_N))
+        return keep(split(text, cuts_N)._replace(points=points_N), points_N >= 0)

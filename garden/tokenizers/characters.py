@@ -52,7 +52,7 @@ def character_data() -> CharacterData:
         return CharacterData(arrays["flags"], combining, **sparse)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def character_set(name: str) -> np.ndarray:
     """A set of characters, [0x110000] bool, not to be changed; ValueError if there is none of that name.
 
@@ -60,7 +60,7 @@ def character_set(name: str) -> np.ndarray:
     "mark", and how characters join others in grapheme clusters: "extend", "prepend", "control".
     """
     with np.load(DATA_PATH) as arrays:
-        parts = [key for key in arrays if key == f"set_{name}" or len(name) == 1 and key[:-1] == f"set_{name}"]
+        parts = [key for key in arrays if key == f"set_{name}" or (len(name) == 1 and key[:-1] == f"set_{name}")]
         inside = np.zeros(SCALARS + 1, np.int8)
         for key in parts:
             edges = np.cumsum(arrays[key])

@@ -14,7 +14,7 @@ from typing import Any
 from garden.tokenizers.added_tokens import AddedToken
 from garden.tokenizers.template import Part, Template
 
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
+_ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 _ADDED_FIELDS = ("special", "single_word", "lstrip", "rstrip", "normalized")
 _LARGEST_LENGTH = 10**9  # Hugging Face writes 1e30 for "no limit"
 
@@ -30,7 +30,7 @@ class TokenizerFiles:
 
     @property
     def roles(self) -> dict[str, str]:
-        """pad, unk, cls, sep, mask -> token, as far as they are named."""
+        """pad, unk, bos, eos, cls, sep, mask -> token, as far as they are named."""
         named = {role: self.config.get(f"{role}_token") for role in _ROLES}
         # A token is written as a string, or as an object that says how it is matched.
         named = {role: token.get("content") if isinstance(token, dict) else token for role, token in named.items()}

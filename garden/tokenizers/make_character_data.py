@@ -67,9 +67,11 @@ def _word_and_space(characters: list[str]) -> tuple[set[str], set[str]]:
     return word, space
 
 
-CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn".split()
-SCRIPTS = "Arabic Armenian Bengali Cyrillic Devanagari Greek Han Hangul Hebrew Hiragana Katakana Khmer Lao Latin".split()
-SCRIPTS += "Tamil Thai".split()
+CATEGORIES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"]
+SCRIPTS = (
+    ["Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Greek", "Han", "Hangul", "Hebrew", "Hiragana", "Katakana", "Khmer", "Lao", "Latin"]
+)
+SCRIPTS += ["Tamil", "Thai"]
 
 
 def _sets(characters: list[str]) -> dict[str, np.ndarray]:

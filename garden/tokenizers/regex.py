@@ -39,7 +39,7 @@ def _range(first: int, last: int) -> np.ndarray:
     return members
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _named(name: str) -> np.ndarray:
     """The members of \\s, \\d, \\w and \\p{...}."""
     if name == "s":
@@ -51,7 +51,15 @@ def _named(name: str) -> np.ndarray:
     plain = name.replace("_", "").replace(" ", "").lower()
     if plain in ("any", "assigned"):
         return ~character_set("Cn") if plain == "assigned" else np.ones(SCALARS, bool)
-    long = {"letter": "L", "mark": "M", "number": "N", "punctuation": "P", "symbol": "S", "separator": "Z", "other": "C"}
+    long = {
+        "letter": "L",
+        "mark": "M",
+        "number": "N",
+        "punctuation": "P",
+        "symbol": "S",
+        "separator": "Z",
+        "other": "C",
+    }
     long |= {"uppercaseletter": "Lu", "lowercaseletter": "Ll", "titlecaseletter": "Lt", "modifierletter": "Lm"}
     long |= {"otherletter": "Lo", "nonspacingmark": "Mn", "spacingmark": "Mc", "enclosingmark": "Me"}
     long |= {"decimalnumber": "Nd", "letternumber": "Nl", "othernumber": "No"}
@@ -253,7 +261,8 @@ class _Reader:
             self.at = found.end()
             return members ^ (bool(found[1]) ^ (c == "P"))
         if c in "xu":
-            found = re.compile(r"\{([0-9A-Fa-f]+)\}" if self._peek("{") else "([0-9A-Fa-f]{%d})" % (2 if c == "x" else 4))
+            digits = "{2}" if c == "x" else "{4}"
+            found = re.compile(r"\{([0-9A-Fa-f]+)\}" if self._peek("{") else f"([0-9A-Fa-f]{digits})")
             found = found.match(self.pattern, self.at)
             if found is None:
                 raise self.refuse(f'"\\{c}"')

@@ -66,15 +66,15 @@ def split(text: Text, begins_N: tf.Tensor) -> Text:
     return text._replace(pieces=tf.cumsum(tf.cast(begins_N | begins(text), tf.int32)))
 
 
-def insert(text: Text, at_W: tf.Tensor, points: np.ndarray, after: bool = False) -> Text:
-    """Put a string before, or after, each of the places, as the same piece, from the same place in the source."""
+def insert(text: Text, at_W: tf.Tensor, points: np.ndarray) -> Text:
+    """Put a string before each of the places, in the same piece and from the same place in the source."""
     if not len(points):
         return text
     count_N = tf.tensor_scatter_nd_add(
         tf.ones_like(text.points), at_W[:, None], tf.fill(tf.shape(at_W), tf.constant(len(points), tf.int32))
     )
     wider = take(text, repeat(count_N))
-    first_W = tf.gather(tf.cumsum(count_N, exclusive=True), at_W) + int(after)
+    first_W = tf.gather(tf.cumsum(count_N, exclusive=True), at_W)
     places = first_W[:, None] + tf.range(len(points))
     values = tf.broadcast_to(tf.constant(points, tf.int32), tf.shape(places))
     return wider._replace(

@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from garden.tokenizers.added_tokens import AddedToken
+from garden.tokenizers.decoders import clean_up_spaces
 from garden.tokenizers.template import TRUNCATIONS, Encoding, Pieces, Template, apply_template, assert_that
 from garden.tokenizers.vocabulary import Vocabulary
 
@@ -51,12 +52,12 @@ class _Graphs:
                 raise
             raise ValueError(found.group()) from None  # an assertion of apply_template
 
-    def detokenize(self, ids: tf.RaggedTensor, skip_special_tokens: bool) -> tf.Tensor:
+    def detokenize(self, ids: tf.RaggedTensor, skip_special_tokens: bool, clean_up: bool) -> tf.Tensor:
         """`Tokenizer._detokenize_graph`."""
-        key = ("detokenize", skip_special_tokens)
+        key = ("detokenize", skip_special_tokens, clean_up)
         if key not in self._made:
             signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.int64)]
-            traced = lambda values, splits: self._tokenizer._detokenize_graph(values, splits, skip_special_tokens)
+            traced = lambda values, splits: self._tokenizer._detokenize_graph(values, splits, *key[1:])
             self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
         return self._made[key](ids.values, ids.row_splits)
 
@@ -68,22 +69,20 @@ class Tokenizer(tf.Module):
     constants, so an export has no assets or lookup tables to initialise. Bytes that are not valid UTF-8 are read as
     U+FFFD. Load one with `Tokenizer.from_pretrained(directory)`.
 
-    A subclass defines `_tokenize`, `_decoded` and `_to_files`.
+    A subclass defines `_tokenize`, `_to_files`, and `_decoded` or `_decode_graph`.
     """
 
     def __init__(
         self,
-        vocabulary: Sequence[str],
+        vocabulary: Vocabulary,
         *,
-        roles: Mapping[str, str],
-        added_tokens: Sequence[AddedToken] | None,
         template: Template | None,
         model_max_length: int | None,
         split_special_tokens: bool,
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self._vocabulary = Vocabulary(vocabulary, roles, added_tokens)
+        self._vocabulary = vocabulary
         if template is None:
             template = Template()
             if self.cls_id is not None and self.sep_id is not None:
@@ -164,11 +163,13 @@ class Tokenizer(tf.Module):
 
     # ---- Back to text --------------------------------------------------------------------------------------------
 
-    def detokenize(self, ids, skip_special_tokens: bool = True) -> tf.Tensor:
+    def detokenize(self, ids, skip_special_tokens: bool = True, clean_up: bool = False) -> tf.Tensor:
         """Texts of token ids: [B] string, UTF-8.
 
         ids: RaggedTensor [B,(T)], tensor [B,T] or list of lists, of integers. Ids that the vocabulary does not have
-        are left out; so are special tokens unless told otherwise. Follows `tokenizers.Tokenizer.decode`.
+        are left out; so are special tokens unless told otherwise. clean_up: no space before punctuation and English
+        contractions. Follows `tokenizers.Tokenizer.decode`, and with clean_up, transformers' `decode` with
+        clean_up_tokenization_spaces, whatever tokenizer_config.json says of that.
         """
         if not isinstance(ids, tf.RaggedTensor):
             if not tf.is_tensor(ids) and not isinstance(ids, np.ndarray):
@@ -185,22 +186,26 @@ class Tokenizer(tf.Module):
                 ids = tf.RaggedTensor.from_tensor(ids)
         ids = tf.cast(ids, tf.int64).with_row_splits_dtype(tf.int64)
         if tf.executing_eagerly():
-            return self._graphs.detokenize(ids, skip_special_tokens)
-        return self._detokenize_graph(ids.values, ids.row_splits, skip_special_tokens)
+            return self._graphs.detokenize(ids, skip_special_tokens, clean_up)
+        return self._detokenize_graph(ids.values, ids.row_splits, skip_special_tokens, clean_up)
 
-    def _detokenize_graph(self, values, splits, skip_special_tokens: bool) -> tf.Tensor:
+    def _detokenize_graph(self, values, splits, skip_special_tokens: bool, clean: bool) -> tf.Tensor:
         with tf.device("CPU:0"):
-            first, later = self._decoded_tensors()
             shown = tf.constant(self._shown(skip_special_tokens))
             inside = (values >= 0) & (values < self.vocabulary_size)
             kept = tf.where(inside & tf.gather(shown, tf.where(inside, values, 0)))[:, 0]
             values = tf.gather(values, kept)
-            splits = tf.searchsorted(kept, splits, side="left", out_type=tf.int64)
-            leads = tf.gather(splits, tf.where(splits[1:] > splits[:-1])[:, 0])  # where each text begins
-            strings = tf.tensor_scatter_nd_update(
-                tf.gather(later, values), leads[:, None], tf.gather(first, tf.gather(values, leads))
-            )
-            return tf.strings.reduce_join(tf.RaggedTensor.from_row_splits(strings, splits, validate=False), axis=1)
+            texts = self._decode_graph(values, tf.searchsorted(kept, splits, side="left", out_type=tf.int64))
+            return clean_up_spaces(texts) if clean else texts
+
+    def _decode_graph(self, values: tf.Tensor, splits: tf.Tensor) -> tf.Tensor:
+        """Texts of ids that are all in the vocabulary and are to be shown."""
+        first, later = self._decoded_tensors()
+        leads = tf.gather(splits, tf.where(splits[1:] > splits[:-1])[:, 0])  # where each text begins
+        strings = tf.tensor_scatter_nd_update(
+            tf.gather(later, values), leads[:, None], tf.gather(first, tf.gather(values, leads))
+        )
+        return tf.strings.reduce_join(tf.RaggedTensor.from_row_splits(strings, splits, validate=False), axis=1)
 
     def _shown(self, skip_special_tokens: bool) -> np.ndarray:
         """Which tokens have a place in decoded text, [V] bool. Special tokens are known by their spelling."""
@@ -255,6 +260,8 @@ class Tokenizer(tf.Module):
     unk_id = property(lambda self: self._vocabulary.id_of_role("unk"), doc="Id of the unknown token, or None.")
     cls_id = property(lambda self: self._vocabulary.id_of_role("cls"), doc="Id that begins a text, or None.")
     sep_id = property(lambda self: self._vocabulary.id_of_role("sep"), doc="Id that ends a text, or None.")
+    bos_id = property(lambda self: self._vocabulary.id_of_role("bos"), doc="Id that begins a sequence, or None.")
+    eos_id = property(lambda self: self._vocabulary.id_of_role("eos"), doc="Id that ends a sequence, or None.")
     mask_id = property(lambda self: self._vocabulary.id_of_role("mask"), doc="Id of the mask token, or None.")
 
     # ---- Files ---------------------------------------------------------------------------------------------------
@@ -268,12 +275,25 @@ class Tokenizer(tf.Module):
         ValueError that names a broken file or a component that is not supported.
         """
         from garden.tokenizers.files import read_files
+        from garden.tokenizers.pipeline_files import is_bert, pipeline_from_files
         from garden.tokenizers.wordpiece_files import wordpiece_from_files
 
-        tokenizer = wordpiece_from_files(read_files(directory), split_special_tokens)
+        files = read_files(directory)
+        fused = files.tokenizer is None or is_bert(files.tokenizer)
+        tokenizer = (wordpiece_from_files if fused else pipeline_from_files)(files, split_special_tokens)
         if not isinstance(tokenizer, cls):
             raise TypeError(f"{directory} holds a {type(tokenizer).__name__}, not a {cls.__name__}")
         return tokenizer
+
+    @classmethod
+    def from_tf_hub(cls, handle: str | os.PathLike) -> Tokenizer:
+        """Load the tokenizer of a BERT encoder's or a preprocessing SavedModel: a directory, or a URL of TF Hub.
+
+        Raises FileNotFoundError when there is no vocabulary, ValueError when it is none of WordPiece.
+        """
+        from garden.tokenizers.tf_hub import tokenizer_from_tf_hub
+
+        return tokenizer_from_tf_hub(handle)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write the tokenizer in the Hugging Face layout, so that `AutoTokenizer` gives the same ids."""

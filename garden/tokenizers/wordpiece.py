@@ -23,6 +23,7 @@ from garden.tokenizers.characters import SCALARS, CodePointTable, Flag, characte
 from garden.tokenizers.template import Pieces, Template
 from garden.tokenizers.tokenizer import Tokenizer
 from garden.tokenizers.trie import Trie
+from garden.tokenizers.vocabulary import Vocabulary
 
 _WHITE_SPACE = " \t\n\r"  # white space whatever the flags; \v and \f are removed, not split at, by clean_text
 
@@ -79,9 +80,7 @@ class WordPieceTokenizer(Tokenizer):
         name: str | None = None,
     ):
         super().__init__(
-            vocabulary,
-            roles={"unk": unk_token, **(roles or {})},
-            added_tokens=added_tokens,
+            Vocabulary(vocabulary, {"unk": unk_token, **(roles or {})}, added_tokens),
             template=template,
             model_max_length=model_max_length,
             split_special_tokens=split_special_tokens,
