@@ -126,18 +126,18 @@ def _shortened(line: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def as_examples(x: Any, y: Any = None, *, label: str | None = "label") -> Examples:
+def as_examples(x: Any, y: Any = None, *, label: str | None = "label", pair: str | None = None) -> Examples:
     """Returns lists, arrays or a file's path as examples; TypeError for anything else.
 
-    Pairs of texts are a tuple of two sequences or a list of two-tuples. `label` is the field of a file's labels, None where
-    they are not wanted.
+    Pairs of texts are a tuple of two sequences or a list of two-tuples. `label` and `pair` are the fields of a file's labels
+    and second texts, None where they are not wanted.
     """
     if isinstance(x, (str, Path, Examples)):
         if y is not None:
             raise ValueError(
                 f"labels come with the {'examples' if isinstance(x, Examples) else f'file {x}'}; give no others"
             )
-        return x if isinstance(x, Examples) else read_examples(x, label=label)
+        return x if isinstance(x, Examples) else read_examples(x, label=label, pair=pair)
     labels = None if y is None else _as_list(y)
     if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], (str, bytes)):
         first, second = (_strings(_as_list(side)) for side in x)

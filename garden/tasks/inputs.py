@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from garden.tasks.batching import pack, pad
-from garden.tasks.examples import as_examples
+from garden.tasks.examples import Examples, as_examples
 
 
 class TextInputs:
@@ -46,17 +46,16 @@ class TextInputs:
                 return x
             fields = _named(x)
         else:
-            examples = as_examples(x, y, label=self.label_field if labelled else None)
+            examples = self.examples(x, y, labelled=labelled)
             if not len(examples):
                 raise ValueError("no texts given; give at least one")
             if sample_weight is not None and len(sample_weight) != len(examples):
                 raise ValueError(
                     f"sample_weight: expected one for each of {len(examples)} texts, got {len(sample_weight)}"
                 )
-            columns = {"text": examples.texts, "pair": examples.pairs, "weight": sample_weight}
-            if labelled:
-                columns["label"] = self.label_values(examples.labels)
-            columns = {name: values for name, values in columns.items() if values is not None}
+            columns = self.columns(examples, labelled=labelled)
+            if sample_weight is not None:
+                columns["weight"] = sample_weight
             fields = tf.data.Dataset.from_tensor_slices(columns)
             if shuffle:
                 seed = self.seed + self._steps_done()
@@ -74,12 +73,23 @@ class TextInputs:
             raise ValueError(f"validation_split: expected a share between 0 and 1, got {share}")
         if isinstance(x, tf.data.Dataset):
             raise ValueError("validation_split needs lists or a file; split a dataset with take and skip")
-        examples = as_examples(x, y, label=self.label_field)
+        examples = self.examples(x, y)
         cut = len(examples) - max(round(len(examples) * share), 1)
         if not cut:
             raise ValueError(f"validation_split: {share} of {len(examples)} texts leaves none to train on")
         weights, held = (None, None) if sample_weight is None else (sample_weight[:cut], sample_weight[cut:])
         return examples[:cut], None, weights, (examples[cut:], None, held)
+
+    def examples(self, x, y=None, *, labelled: bool = True) -> Examples:
+        """Returns whatever `fit` takes, but a dataset, as examples; TypeError for anything else."""
+        return as_examples(x, y, label=self.label_field if labelled else None, pair=self.pair_field)
+
+    def columns(self, examples: Examples, *, labelled: bool = True) -> dict[str, Any]:
+        """Returns examples as tf.data takes them: `text`, and where there are any `pair` and `label`."""
+        columns = {"text": examples.texts, "pair": examples.pairs}
+        if labelled:
+            columns["label"] = self.label_values(examples.labels)
+        return {name: values for name, values in columns.items() if values is not None}
 
     def label_values(self, labels: list | None) -> Any:
         """Returns labels as the numbers that `inputs` expects, checked one by one; None for a task without labels."""
@@ -98,11 +108,17 @@ class TextInputs:
     ) -> dict[str, tf.Tensor]:
         """Returns texts as rows, the way `batching` says (see `batching.pack`)."""
         encoded = self.tokenizer.encode(texts, pairs, max_length=self.sequence_length)
+        return self.rows(encoded.token_ids, encoded.type_ids, training=training)
+
+    def rows(
+        self, token_ids: tf.RaggedTensor, type_ids: tf.RaggedTensor, *, training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Returns tokens [E,(L)] as rows, the way `batching` says (see `batching.pack`)."""
         layout = {"pad_id": self.tokenizer.pad_id or 0, "multiple": 16 if training else 1}
         if self.batching == "padded":
-            return pad(encoded.token_ids, encoded.type_ids, **layout)
+            return pad(token_ids, type_ids, **layout)
         row_length = min(self.row_length, self.sequence_length or self.row_length) if training else 1
-        return pack(encoded.token_ids, encoded.type_ids, row_length=row_length, **layout)
+        return pack(token_ids, type_ids, row_length=row_length, **layout)
 
     def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False, per_step: int = 1) -> tf.data.Dataset:
         """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number.

@@ -54,6 +54,9 @@ class Task(TextInputs, DistributedModel):
     label_field: ClassVar[str | None] = "label"
     """The field of a file that holds labels; None for a task without."""
 
+    pair_field: ClassVar[str | None] = None
+    """The field of a file that holds second texts, for a task that has no examples without."""
+
     def __init__(
         self,
         backbone: Backbone,

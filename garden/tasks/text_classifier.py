@@ -5,7 +5,6 @@ Shapes: E texts of a batch, R rows, Q texts in a row, C classes, M = R x Q.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from garden.tasks.batching import spread, unpack
 from garden.tasks.examples import as_examples, checked
+from garden.tasks.labels import checked_labels, class_of, label_fields, quoted, saved_labels, settled_labels
 from garden.tasks.task import Task
 
 PROBLEMS = {
@@ -70,7 +70,7 @@ class TextClassifier(Task):
         if problem == "regression" and labels:
             raise ValueError("labels: a regression has none")
         if problem != "regression":
-            labels = _checked_labels(labels)
+            labels = checked_labels(labels)
         head_class = backbone.family.heads[cls.name_in_configs]
         head = head_class(backbone, len(labels) if labels else 1, dtype=backbone.dtype_policy, name="head")
         return cls(backbone, tokenizer, head, labels=labels, problem=problem, **options)
@@ -83,29 +83,19 @@ class TextClassifier(Task):
                 raise ValueError(f'{where}: the checkpoint has no classes yet; give labels=["...", "..."]')
             return options
         classes = weights.shape(head_class.marker)[0]
-        names = values.get("id2label") or {}
-        saved = [str(names.get(str(index), f"LABEL_{index}")) for index in range(classes)]
         kinds = {published: ours for ours, published in PROBLEMS.items()}
         problem = kinds.get(values.get("problem_type"), "regression" if classes == 1 else "single_label")
         options["problem"] = options.get("problem", problem)
         if options["problem"] == "regression":
             return options
-        wanted = list(options.get("labels") or saved)
-        anonymous = all(re.fullmatch(r"LABEL_\d+", name) for name in saved)
-        if len(wanted) != classes or (wanted != saved and not anonymous):
-            raise ValueError(
-                f"labels: {where} has {classes} classes ({_quoted(saved)}), asked for {len(wanted)} ({_quoted(wanted)}); "
-                "leave labels out to keep the checkpoint's, or start a head of your own with new_head=True"
-            )
-        return {**options, "labels": wanted}
+        saved = saved_labels(values, classes)
+        return {**options, "labels": settled_labels(options.get("labels"), saved, where)}
 
     def config_dict(self) -> dict[str, Any]:
-        names = self.labels or ["LABEL_0"]
         return {
             **super().config_dict(),
             "problem_type": PROBLEMS[self.problem],
-            "id2label": {str(index): name for index, name in enumerate(names)},
-            "label2id": {name: index for index, name in enumerate(names)},
+            **label_fields(self.labels or ["LABEL_0"]),
         }
 
     # Network.
@@ -173,15 +163,7 @@ class TextClassifier(Task):
         return values
 
     def _class_of(self, label: Any, where: str) -> int:
-        """Returns a class's id by its name or id. The id may be text, as in CSV files, unless names are numbers too."""
-        name = label.decode(errors="replace") if isinstance(label, bytes) else label
-        if isinstance(name, str) and name in self.labels:
-            return self.labels.index(name)
-        if isinstance(name, str) and name.isdecimal() and not any(known.isdecimal() for known in self.labels):
-            name = int(name)
-        if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and 0 <= name < len(self.labels):
-            return int(name)
-        raise ValueError(f"{where}: {label!r} is not one of the {len(self.labels)} classes ({_quoted(self.labels)})")
+        return class_of(label, self.labels, where)
 
     def labelled(self, batch, class_weight):
         if "label" not in batch:
@@ -196,7 +178,7 @@ class TextClassifier(Task):
             ids = self._ids.lookup(label) if label.dtype == tf.string else tf.cast(label, tf.int32)
             wrong = tf.boolean_mask(label, (ids < 0) | (ids >= len(self.labels)))
             shown = wrong if label.dtype == tf.string else tf.strings.as_string(wrong)
-            classes = f"is not one of the {len(self.labels)} classes ({_quoted(self.labels)}) or their ids"
+            classes = f"is not one of the {len(self.labels)} classes ({quoted(self.labels)}) or their ids"
             with tf.control_dependencies([checked(tf.size(wrong) == 0, "label", shown[:1], classes)]):
                 batch = {**batch, "label": tf.identity(ids)}
         elif label.dtype == tf.string:
@@ -293,22 +275,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         return {**super().get_config(), "smoothing": self.smoothing}
 
 
-def _checked_labels(labels: Sequence[str] | None) -> list[str]:
-    if isinstance(labels, str) or not labels:
-        raise ValueError(f"labels: expected a list of names, got {labels!r}")
-    labels = [str(label) for label in labels]
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels: expected at least two different names, got {_quoted(labels)}")
-    return labels
-
-
 def _number(label: Any, index: int) -> float:
     try:
         return float(label)
     except (TypeError, ValueError):
         raise ValueError(f"label of text {index}: expected a number, got {label!r}") from None
-
-
-def _quoted(names: Sequence[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name in names[:6])
-    return f"{shown}, and {len(names) - 6} more" if len(names) > 6 else shown
