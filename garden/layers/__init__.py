@@ -7,6 +7,7 @@ from garden.layers.dropout import Dropout, step_seed
 from garden.layers.embedding import Embedding
 from garden.layers.feed_forward import FeedForward
 from garden.layers.normalization import LayerNorm, RMSNorm
+from garden.layers.pooling import AdditivePooling
 from garden.layers.positions import (
     LearnedPositions,
     SinusoidalPositions,
@@ -18,14 +19,19 @@ from garden.layers.positions import (
     sinusoidal_table,
 )
 from garden.layers.projection import Dense, Projections
+from garden.layers.recurrent import GRU, LSTM, Elman, RecurrentMemory, RecurrentStack
 from garden.layers.rotary import Rotary, scaled_rotary
 from garden.layers.saved_model import SavedModelLayer
 
 __all__ = [
     "ACTIVATIONS",
+    "GRU",
+    "LSTM",
+    "AdditivePooling",
     "DecoderBlock",
     "Dense",
     "Dropout",
+    "Elman",
     "Embedding",
     "EncoderBlock",
     "FeedForward",
@@ -36,6 +42,8 @@ __all__ = [
     "MultiHeadAttention",
     "Projections",
     "RMSNorm",
+    "RecurrentMemory",
+    "RecurrentStack",
     "Rotary",
     "SavedModelLayer",
     "SinusoidalPositions",

@@ -20,6 +20,7 @@ def segment_positions(segment_ids: tf.Tensor) -> tf.Tensor:
     """
     shape = tf.shape(segment_ids)
     starts = tf.concat([tf.ones([shape[0], 1], tf.bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    starts = starts[:, : shape[1]]  # a row may have no place at all
     # Number the runs of the whole batch, find the least index of each, and give it back to the run's members.
     runs = tf.cumsum(tf.cast(tf.reshape(starts, [-1]), tf.int32)) - 1
     index = tf.range(shape[0] * shape[1])

@@ -30,8 +30,13 @@ FAMILIES = {
     "bart": "garden.models.bart",
     "bert": "garden.models.bert",
     "camembert": "garden.models.roberta",
+    "elman": "garden.models.recurrent",
+    "distilbert": "garden.models.distilbert",
+    "electra": "garden.models.electra",
     "gpt2": "garden.models.gpt2",
+    "gru": "garden.models.recurrent",
     "llama": "garden.models.llama",
+    "lstm": "garden.models.recurrent",
     "mbart": "garden.models.bart",
     "mistral": "garden.models.llama",
     "mt5": "garden.models.t5",
@@ -53,6 +58,7 @@ ARCHITECTURES = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
+    "replaced-token-detection": "ForPreTraining",
 }
 """How the reference implementation's class names end, by task."""
 

@@ -53,6 +53,16 @@ LAYERS = {
         ),
         [X, SOURCE],
     ),
+    "elman": (lambda: layers.Elman(6, activation="sigmoid", bias=False), [X]),
+    "lstm": (lambda: layers.LSTM(6, reverse=True, initializer="he_normal"), [X]),
+    "gru": (lambda: layers.GRU(6), [X, np.array([[1, 1, 2, 2], [0, 1, 1, 0]], np.int32)]),
+    "recurrent stack": (
+        lambda: layers.RecurrentStack(
+            [layers.GRU(6), layers.LSTM(4)], [layers.Elman(6, reverse=True), layers.GRU(4, reverse=True)], dropout=0.2
+        ),
+        [X],
+    ),
+    "additive pooling": (lambda: layers.AdditivePooling(5, initializer="he_normal"), [X]),
 }
 
 
