@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from garden.layers import SavedModelLayer
     from garden.models.backbone import Backbone
-    from garden.tasks import CausalLM, Examples, MaskedLM, TextClassifier, read_examples
+    from garden.tasks import CausalLM, Examples, MaskedLM, Seq2SeqLM, TextClassifier, read_examples
     from garden.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ _MODULES = {
     "Examples": "garden.tasks",
     "MaskedLM": "garden.tasks",
     "SavedModelLayer": "garden.layers",
+    "Seq2SeqLM": "garden.tasks",
     "TextClassifier": "garden.tasks",
     "Tokenizer": "garden.tokenizers",
     "read_examples": "garden.tasks",
@@ -31,6 +32,7 @@ __all__ = [
     "Examples",
     "MaskedLM",
     "SavedModelLayer",
+    "Seq2SeqLM",
     "TextClassifier",
     "Tokenizer",
     "read_examples",

@@ -3,10 +3,11 @@
 from garden.tasks.causal_lm import CausalLM
 from garden.tasks.examples import Examples, read_examples
 from garden.tasks.masked_lm import MaskedLM
+from garden.tasks.seq2seq_lm import Seq2SeqLM
 from garden.tasks.task import Task
 from garden.tasks.text_classifier import TextClassifier
 
-TASKS: dict[str, type[Task]] = {task.name_in_configs: task for task in (CausalLM, MaskedLM, TextClassifier)}
+TASKS: dict[str, type[Task]] = {task.name_in_configs: task for task in (CausalLM, MaskedLM, Seq2SeqLM, TextClassifier)}
 """Task classes by their name in run configs."""
 
-__all__ = ["TASKS", "CausalLM", "Examples", "MaskedLM", "Task", "TextClassifier", "read_examples"]
+__all__ = ["TASKS", "CausalLM", "Examples", "MaskedLM", "Seq2SeqLM", "Task", "TextClassifier", "read_examples"]

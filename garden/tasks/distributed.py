@@ -98,6 +98,8 @@ class DistributedModel(keras.Model):
             self._real_tokens.update_state(tf.reduce_sum(tf.cast(x["segment_ids"] > 0, tf.float32)))
         else:
             self._real_tokens.update_state(tf.cast(tf.size(x["token_ids"]), tf.float32))
+        if "target_segment_ids" in x:
+            self._real_tokens.update_state(tf.reduce_sum(tf.cast(x["target_segment_ids"] > 0, tf.float32)))
 
     # Many steps, on all replicas.
 

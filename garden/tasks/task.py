@@ -57,6 +57,9 @@ class Task(TextInputs, DistributedModel):
     pair_field: ClassVar[str | None] = None
     """The field of a file that holds second texts, for a task that has no examples without."""
 
+    kept_options: ClassVar[tuple[str, ...]] = ("sequence_length", "pairs")
+    """Options that `save_pretrained` keeps, each an attribute of its name."""
+
     def __init__(
         self,
         backbone: Backbone,
@@ -125,7 +128,7 @@ class Task(TextInputs, DistributedModel):
         head_class = family.heads[cls.name_in_configs]
         saved = values.get("garden")
         if isinstance(saved, dict):
-            options = {**{name: saved[name] for name in ("sequence_length", "pairs") if name in saved}, **options}
+            options = {**{name: saved[name] for name in cls.kept_options if name in saved}, **options}
         with open_weights(directory, family) as weights:
             config = config.settled(weights)
             trained_head = not new_head and head_class.trained_in(weights, config)
@@ -177,7 +180,7 @@ class Task(TextInputs, DistributedModel):
         return {
             **self.backbone.config_dict(),
             "architectures": [self.backbone.family.architectures[self.name_in_configs]],
-            "garden": {"sequence_length": self.sequence_length, "pairs": self.pairs},
+            "garden": {name: getattr(self, name) for name in self.kept_options},
         }
 
     # Training.
