@@ -26,9 +26,10 @@ class SavedModelLayer(keras.layers.Layer):
     """Computes what a SavedModel computes, and trains its variables where it says which ones are to be trained.
 
     Inputs: what the SavedModel takes: a tensor, a list or a dictionary of tensors, strings too. Output: what it gives.
-    The layer follows TensorFlow Hub's conventions for reusable SavedModels: `__call__`, `variables`,
-    `trainable_variables`, `regularization_losses`. As with batch normalisation, dropout and the like are active only
-    when the layer is trainable and called with `training=True`. Types are the SavedModel's: a Keras policy changes none.
+    The layer follows TensorFlow Hub's conventions for reusable SavedModels: `__call__`, `variables` and
+    `trainable_variables` (without them: those that `__call__` reads), `regularization_losses`. As with batch
+    normalisation, dropout and the like are active only when the layer is trainable and called with `training=True`.
+    Types are the SavedModel's: a Keras policy changes none.
 
     Args:
         source: a SavedModel's directory, or a URL of TF Hub. It is kept by this name in get_config and in .keras files,
@@ -85,10 +86,9 @@ class SavedModelLayer(keras.layers.Layer):
 
     def _adopt_variables(self) -> None:
         """Makes Keras variables over the SavedModel's own, so that whatever trains those trains these."""
-        trainable = {id(variable) for variable in getattr(self.saved_model, "trainable_variables", ())}
-        known = getattr(self.saved_model, "variables", None)
-        variables = list(known) if known is not None else list(getattr(self._function, "variables", ()))
-        for variable in variables:
+        every, trained = self._variables("variables"), self._variables("trainable_variables")
+        trainable = {id(variable) for variable in trained}
+        for variable in {id(variable): variable for variable in (*every, *trained)}.values():
             if variable.dtype == tf.string:
                 continue  # Keras has no such variables; the graph finds them where they are
             adopted = keras.Variable(
@@ -100,6 +100,14 @@ class SavedModelLayer(keras.layers.Layer):
             )
             adopted._value = variable
             self._track_variable(adopted)
+
+    def _variables(self, kind: str) -> list[tf.Variable]:
+        """Those that the SavedModel lists, or else those that its function reads."""
+        listed = getattr(self.saved_model, kind, None)
+        if listed is not None:
+            return list(listed)
+        functions = [self._function] if self._through_signature else _concrete_functions(self._function)
+        return [variable for function in functions for variable in getattr(function, kind)]
 
     def _check_trainable(self) -> None:
         if not self.trainable:
@@ -179,6 +187,10 @@ def _takes_training(function: Callable) -> bool:
         return "training" in inspect.signature(function.__call__).parameters
     except (TypeError, ValueError):
         return False
+
+
+def _concrete_functions(function: Callable) -> list[Any]:
+    return list(getattr(function.__call__, "concrete_functions", ()))
 
 
 def _with_tensors(inputs: Any) -> Any:
