@@ -239,16 +239,7 @@ class BertMaskedLMHead(heads.MaskedLMHead):
     transform = "cls.predictions.transform.dense"
     transform_norm = "cls.predictions.transform.LayerNorm"
     table = "cls.predictions.decoder.weight"
-    bias = "cls.predictions.bias"
-
-    def rules(self) -> list[Rule]:
-        rules = super().rules()
-        if self.tied:
-            return rules
-        # Untied, transformers adds the decoder's own bias, and leaves the other one unread in the checkpoint.
-        biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
-        both = Rule("bias", biases, read=lambda decoder, unread: decoder, write=lambda bias: (bias, bias))
-        return [both if rule.variable == "bias" else rule for rule in rules]
+    bias, untied_bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 
 FAMILIES = (

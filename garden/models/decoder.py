@@ -127,7 +127,7 @@ class DecoderTextHead(heads.DenseHead):
 
     reads = "last"
     outer, bias = "score", False
-    regularised = False
+    dropout_field = None
 
     @classmethod
     def trained_in(cls, weights: Weights, config: Config) -> bool:

@@ -50,17 +50,17 @@ class DenseHead(Head):
     """Dropout and a dense layer, perhaps with another dense layer and an activation before: [B,P,D] -> [B,P,C].
 
     Args:
-        backbone: what it sits on; its config's `head_dropout` is the rate.
+        backbone: what it sits on; its config has the rate of dropout.
         classes: C.
     """
 
     source: ClassVar[str] = "sequence"  # which of the backbone's outputs it reads
     inner: ClassVar[str | None] = None  # name of the dense layer before the last, if there is one
-    inner_activation: ClassVar[str] = "tanh"
+    inner_activation: ClassVar[str | None] = "tanh"  # None: the config's `hidden_act`
     inner_dropout: ClassVar[bool] = True  # whether there is dropout before it too
     outer: ClassVar[str] = "classifier"  # name of the last dense layer
     bias: ClassVar[bool] = True  # whether that adds one
-    regularised: ClassVar[bool] = True  # whether there is dropout at all
+    dropout_field: ClassVar[str | None] = "head_dropout"  # what the config calls the rate; None: no dropout
     marker = "classifier.weight"
 
     def __init_subclass__(cls, **kwargs):
@@ -71,7 +71,9 @@ class DenseHead(Head):
         super().__init__(**kwargs)
         config, self.width = backbone.config, backbone.width
         made = {"initializer": initializer(config.initializer_range), "dtype": self.dtype_policy}
-        self.dropout = Dropout(config.head_dropout if self.regularised else 0.0, dtype=self.dtype_policy)
+        rate = getattr(config, self.dropout_field) if self.dropout_field else 0.0
+        self.dropout = Dropout(rate, dtype=self.dtype_policy)
+        self.activation = activation(self.inner_activation or config.hidden_act) if self.inner else None
         self.inner_layer = Dense(self.width, name="inner", **made) if self.inner else None
         self.outer_layer = Dense(classes, bias=self.bias, name="outer", **made)
         self.build()
@@ -85,7 +87,7 @@ class DenseHead(Head):
         x = outputs[self.source]
         if self.inner_layer is not None:
             x = self.dropout(x, training=training) if self.inner_dropout else x
-            x = activation(self.inner_activation)(self.inner_layer(x))
+            x = self.activation(self.inner_layer(x))
         return self.outer_layer(self.dropout(x, training=training))
 
     def rules(self) -> list[Rule]:
@@ -97,9 +99,7 @@ class QuestionAnsweringHead(DenseHead):
     """A dense layer to a start and an end logit for each token: [B,T,D] -> [B,T,2]."""
 
     outer = "qa_outputs"
-
-    def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        return self.outer_layer(outputs[self.source])
+    dropout_field = None
 
 
 class VocabularyHead(Head):
@@ -120,10 +120,15 @@ class VocabularyHead(Head):
             # In a function: Keras would count a layer in an attribute, list or tuple as the head's.
             self._words = lambda: backbone.words
         else:
-            self.words = Embedding(self.config.vocab_size, backbone.words.width, name="words", **made)
+            self.words = Embedding(self.config.vocab_size, self.own_width(backbone), name="words", **made)
             self._words = lambda: self.words
         self.make_parts(backbone, made)
         self.build()
+
+    @staticmethod
+    def own_width(backbone: Backbone) -> int:
+        """Width of a table of its own."""
+        return backbone.words.width
 
     def make_parts(self, backbone: Backbone, made: Mapping[str, Any]) -> None:
         """Makes the head's further layers; `made` has their initializer and dtype. A head that has some builds them."""
@@ -153,6 +158,7 @@ class MaskedLMHead(VocabularyHead):
     transform: ClassVar[str]  # name of the dense layer
     transform_norm: ClassVar[str]
     transform_activation: ClassVar[str | None] = None  # default: the config's `hidden_act`
+    untied_bias: ClassVar[str | None] = None  # what is added instead of `bias` where the table is not tied
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -174,7 +180,13 @@ class MaskedLMHead(VocabularyHead):
         return self.norm(self.activation(self.transform_layer(x)))
 
     def rules(self) -> list[Rule]:
-        return [*dense("transform", self.transform), *norm("norm", self.transform_norm), *super().rules()]
+        rules = [*dense("transform", self.transform), *norm("norm", self.transform_norm), *super().rules()]
+        if self.tied or not self.untied_bias:
+            return rules
+        # transformers adds the decoder's own bias then, and leaves the other one unread in the checkpoint.
+        biases = (self.untied_bias, self.bias)
+        both = Rule("bias", biases, read=lambda decoder, unread: decoder, write=lambda bias: (bias, bias))
+        return [both if rule.variable == "bias" else rule for rule in rules]
 
 
 class LanguageModelHead(VocabularyHead):

@@ -74,7 +74,7 @@ class RobertaMaskedLMHead(heads.MaskedLMHead):
 
     backbone_parts = {"pooler": False}
     transform, transform_norm, transform_activation = "lm_head.dense", "lm_head.layer_norm", "gelu"
-    table, bias = "lm_head.decoder.weight", "lm_head.bias"
+    table, bias, untied_bias = "lm_head.decoder.weight", "lm_head.bias", "lm_head.decoder.bias"
 
 
 ROBERTA = Family(
@@ -89,7 +89,8 @@ ROBERTA = Family(
         "token-classification": RobertaTokenHead,
         "question-answering": RobertaAnswerHead,
     },
-    aliases=(("lm_head.bias", "lm_head.decoder.bias"),),
+    # Older checkpoints have one of the two.
+    aliases=(("lm_head.decoder.bias", "lm_head.bias"), ("lm_head.bias", "lm_head.decoder.bias")),
     foreign=(r"(.*\.)?position_ids", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*", r"pooler\..*"),
 )
 

