@@ -237,16 +237,20 @@ class RecurrentAnswerHead(heads.QuestionAnsweringHead):
 
 
 class RecurrentLanguageHead(heads.LanguageModelHead):
-    """The vocabulary's logits, after a dense layer where states and table are of different widths."""
+    """The vocabulary's logits: of a table of its own, or of the token table, after a dense layer where that is narrower."""
 
     backbone_parts = {"pooler": False}
     bias = "lm_head.bias"
     marker = "lm_head.bias"
 
+    @staticmethod
+    def own_width(backbone):
+        return backbone.width
+
     def make_parts(self, backbone, made):
         self.widths = (backbone.width, backbone.words.width)
-        same = self.widths[0] == self.widths[1]
-        self.projection = None if same else Dense(self.widths[1], name="projection", **made)
+        fits = not self.tied or self.widths[0] == self.widths[1]
+        self.projection = None if fits else Dense(self.widths[1], name="projection", **made)
 
     def build(self, input_shape=None):
         if self.projection is not None:
