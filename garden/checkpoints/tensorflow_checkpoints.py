@@ -24,6 +24,8 @@ from garden.checkpoints.weights import StoredTensor, Weights, aligned_empty, cop
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Variables of optimisers are called as those that they belong to: only their keys tell them apart.
 _OPTIMIZER_PARTS = {".OPTIMIZER_SLOT", "optimizer", "_variables"}
+# What TensorFlow's reader raises, by the kind of damage.
+_UNREADABLE = (tf.errors.OpError, RuntimeError, ValueError, LookupError, MemoryError, DecodeError)
 _DATA_FILE = re.compile(r"\.(index|data-\d{5}-of-\d{5})")
 
 
@@ -73,7 +75,7 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
             graph = trackable_object_graph_pb2.TrackableObjectGraph()
             graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH))
             keys = _keys_by_name(graph, shapes)
-    except (tf.errors.OpError, RuntimeError, ValueError, DecodeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{_index(prefix)}: cannot be read ({_first_line(error)}); copy or download it again"
         ) from None
@@ -107,7 +109,7 @@ def _keys_by_name(
 def _read(reader: tf.train.CheckpointReader, prefix: Path, key: str) -> np.ndarray:
     try:
         return np.asarray(reader.get_tensor(key))
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f'{prefix}: "{key}" cannot be read ({_first_line(error)}); copy or download it again'
         ) from None
