@@ -305,6 +305,8 @@ def _columns(answer: Any) -> list[str]:
     if isinstance(answer, dict):
         if "labels" in answer:
             return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
+        if "generated_text" in answer:
+            return [answer["generated_text"]]
         if "perplexity" in answer:
             return [f"{answer['log_likelihood']:.4f}", f"{answer['perplexity']:.4f}"]
         return [*([answer["label"]] if "label" in answer else []), f"{answer['score']:.4f}"]

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-TASKS = ("text-classification", "masked-lm", "causal-lm")
+TASKS = ("text-classification", "masked-lm", "causal-lm", "seq2seq-lm")
 PROBLEMS = ("single_label", "multi_label", "regression")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
@@ -56,7 +56,9 @@ class DataConfig:
     test: str | None = key("file of examples to report on at the end; default: the validation examples", None)
     text: str = key("field that holds the text", "text")
     pair: str | None = key("field that holds the second text of a pair, or a completion", None)
-    label: str = key("field that holds the label; not read for language models", "label")
+    label: str = key(
+        "field that holds the label, of seq2seq-lm the target; not read for other language models", "label"
+    )
     labels: list[str] | None = key(
         "names of the classes in the order of their ids; default: the checkpoint's, or those in the training data, sorted",
         None,
@@ -78,6 +80,9 @@ class TrainingConfig:
     precision: str = key("number format of activations; weights stay float32", "float32", choices=PRECISIONS)
     seed: int = key("of new weights, order of examples, dropout and masks", 1, least=0, below=2**31)
     sequence_length: int | None = key("tokens of a text at most; default: what the network allows", None, least=3)
+    target_length: int | None = key(
+        "for seq2seq-lm: tokens of a target at most; default: as sequence_length", None, least=3
+    )
     batching: str = key("several texts in a row (packed) or one (padded)", "packed", choices=BATCHING)
     row_length: int | None = key("with packed: shortest row; default: the task's", None, least=1)
     label_smoothing: float = key("share of the target spread over all classes", 0.0, least=0, below=1)
@@ -128,11 +133,14 @@ class RunConfig:
             for name, value in (
                 ("data.labels", self.data.labels),
                 ("data.problem", self.data.problem != "single_label"),
-                ("training.label_smoothing", training.label_smoothing),
+                ("training.label_smoothing", training.label_smoothing and self.task != "seq2seq-lm"),
                 ("training.class_weight", training.class_weight),
             ):
                 if value:
                     raise ValueError(f'{name}: only for task "text-classification", and the task is "{self.task}"')
+
+        if training.target_length and self.task != "seq2seq-lm":
+            raise ValueError(f'training.target_length: only for task "seq2seq-lm", and the task is "{self.task}"')
 
     @property
     def validates(self) -> bool:

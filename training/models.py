@@ -58,6 +58,8 @@ def build_task(config: RunConfig, examples: Examples) -> Task:
             options[name] = getattr(training, name)
     if config.task == "masked-lm":
         options["mask_rate"] = training.mask_rate
+    if config.task == "seq2seq-lm":
+        options |= {"label_smoothing": training.label_smoothing, "target_length": training.target_length}
     if config.task == "text-classification":
         options |= _classes(config, examples)
     if config.model.pretrained is not None:

@@ -37,7 +37,7 @@ def report(model: Task, examples: Examples, *, batch_size: int = 32) -> dict[str
     results = model.evaluate(examples, batch_size=batch_size, verbose=0, return_dict=True)
     results = {name: float(value) for name, value in results.items() if name != "real_tokens_per_second"}
     perplexity = {"perplexity": math.exp(min(results["loss"], 700.0))}
-    return {"task": model.name_in_configs, "examples": len(examples), **results, **perplexity}
+    return {"task": model.name_in_configs, "examples": len(examples), **perplexity, **results}
 
 
 def predicted_logits(model: Task, examples: Examples, *, batch_size: int = 32) -> np.ndarray:
