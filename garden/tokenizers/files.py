@@ -46,30 +46,48 @@ class TokenizerFiles:
 
 
 def read_files(directory: str | os.PathLike) -> TokenizerFiles:
-    """Read tokenizer.json, or else vocab.txt, and their companions; FileNotFoundError if neither is there."""
+    """Read a directory's tokenizer; FileNotFoundError if there is none.
+
+    tokenizer.json, or else vocab.txt; a SentencePiece model, or vocab.json and merges.txt, as the tokenizer.json that
+    they amount to.
+    """
+    from garden.tokenizers.bpe_files import bpe_spec
+    from garden.tokenizers.sentencepiece_files import NAMES, sentencepiece_spec
+
     directory = Path(directory)
+    kinds = f"tokenizer.json, vocab.txt, vocab.json with merges.txt, or {', '.join(NAMES)}"
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: no such directory; expected one with tokenizer.json or vocab.txt")
+        raise FileNotFoundError(f"{directory}: no such directory; expected one with {kinds}")
     config = {
         **read_json(directory / "special_tokens_map.json", missing={}),
         **read_json(directory / "tokenizer_config.json", missing={}),
     }
     tokenizer = read_json(directory / "tokenizer.json", missing=None)
-    vocabulary = None
-    if tokenizer is None:
-        path = directory / "vocab.txt"
-        if not path.is_file():
-            raise FileNotFoundError(f"{directory}: neither tokenizer.json nor vocab.txt is there")
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 (byte {error.start})") from None
-        # Only \n ends a line: vocabularies have tokens such as U+2028 that Python takes for line ends too.
-        lines = text.replace("\r\n", "\n").split("\n")
-        vocabulary = lines[:-1] if lines[-1] == "" else lines
-        if not vocabulary:
-            raise ValueError(f"{path}: the vocabulary is empty")
-    return TokenizerFiles(directory, tokenizer, vocabulary, config)
+    if tokenizer is not None:
+        return TokenizerFiles(directory, tokenizer, None, config)
+    if (directory / "vocab.txt").is_file():
+        return TokenizerFiles(directory, None, _read_lines(directory / "vocab.txt"), config)
+    for name in NAMES:
+        if (directory / name).is_file():
+            spec, config = sentencepiece_spec(directory / name, config)
+            return TokenizerFiles(directory, spec, None, config)
+    if (directory / "vocab.json").is_file():
+        spec, config = bpe_spec(directory, config)
+        return TokenizerFiles(directory, spec, None, config)
+    raise FileNotFoundError(f"{directory}: no tokenizer is there; expected {kinds}")
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 (byte {error.start})") from None
+    # Only \n ends a line: vocabularies have tokens such as U+2028 that Python takes for line ends too.
+    lines = text.replace("\r\n", "\n").split("\n")
+    vocabulary = lines[:-1] if lines[-1] == "" else lines
+    if not vocabulary:
+        raise ValueError(f"{path}: the vocabulary is empty")
+    return vocabulary
 
 
 def read_json(path: Path, missing: Any) -> Any:
