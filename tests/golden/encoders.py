@@ -5,12 +5,14 @@ Each case is a folder with config.json, the weights, and golden.npz, which holds
 no type ids and no positions; "right" and "left": padded on that side),
 
     BATCH.token_ids, .mask, .positions   [B,T]; positions count from the first real token; perhaps .type_ids
-    BATCH.hidden        [layers + 1, B, T, D], the embeddings and each layer's output; zeros where there is padding
+    BATCH.hidden        [layers + 1, B, T, D], the embeddings and each layer's output, of "left" the last one; zeros where
+                        there is padding
     BATCH.pooled        [B,D], where there is a pooler
     BATCH.logits        of the head: [B,C], or [B,T,...] with zeros where there is padding
 
 and, in cases with `gradients`, the batch "right"'s labels, its mean cross-entropy and `gradient.NAME` of every tensor.
-All is computed in float64, so that a test measures its own errors only. What a row's first token decides (`pooled`, `logits`
+Weights are kept in float16, whose numbers they are, to be small; all is computed in float64, so that a test measures its own
+errors only. What a row's first token decides (`pooled`, `logits`
 [B,C]) is computed of that row alone, since transformers reads the row's first place, padding or not.
 """
 
@@ -37,6 +39,7 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
             if "norm" in name.lower() and name.endswith("weight"):
                 parameter.add_(1.0)
+            parameter.copy_(parameter.half())
 
 
 def batches(config, random: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
@@ -105,7 +108,7 @@ def gradients(model: torch.nn.Module, batch: Mapping[str, np.ndarray]) -> dict[s
 
 def save(model: torch.nn.Module, directory: Path, options: Mapping) -> None:
     """What `save_pretrained` writes; `tensors` and `config` change it to what older versions wrote."""
-    model.save_pretrained(directory, max_shard_size=options.get("shard_bytes", "1GB"))
+    model.half().save_pretrained(directory, max_shard_size=options.get("shard_bytes", "1GB"))
     (directory / "generation_config.json").unlink(missing_ok=True)
     if "tensors" in options:
         tensors = options["tensors"](load_file(directory / "model.safetensors"), model.config)
@@ -126,6 +129,8 @@ def make_case(directory: Path, number: int, model: torch.nn.Module, options: Map
     for batch_name, batch in batches(model.config, random).items():
         with torch.no_grad():
             outputs = run(model, batch)
+        if batch_name == "left":
+            outputs["hidden"] = outputs["hidden"][-1:]
         golden |= {f"{batch_name}.{key}": array.astype(np.int32) for key, array in batch.items()}
         golden |= {f"{batch_name}.{key}": tensor.numpy().astype(np.float32) for key, tensor in outputs.items()}
         if options.get("gradients") and batch_name == "right":

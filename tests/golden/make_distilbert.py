@@ -5,11 +5,11 @@ from encoders import LABELS, make_cases
 from transformers import DistilBertConfig
 
 SMALL = {
-    "vocab_size": 40,
-    "dim": 16,
+    "vocab_size": 24,
+    "dim": 12,
     "n_layers": 2,
     "n_heads": 4,
-    "hidden_dim": 24,
+    "hidden_dim": 16,
     "max_position_embeddings": 14,
 }
 
@@ -35,7 +35,7 @@ def old_config(values: dict) -> dict:
 
 CASES = {
     "base": ("DistilBertModel", config(n_layers=3), {}),
-    "sinusoidal": ("DistilBertModel", config(sinusoidal_pos_embds=True, activation="relu"), {"shard_bytes": 8_000}),
+    "sinusoidal": ("DistilBertModel", config(sinusoidal_pos_embds=True, activation="relu"), {"shard_bytes": 3_000}),
     "masked_lm_old": ("DistilBertForMaskedLM", config(), {"tensors": old_tensors, "config": old_config}),
     "masked_lm": ("DistilBertForMaskedLM", config(activation="relu", n_heads=2), {}),
     "masked_lm_untied": ("DistilBertForMaskedLM", config(tie_word_embeddings=False, n_layers=1), {}),

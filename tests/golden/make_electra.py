@@ -5,12 +5,12 @@ from encoders import LABELS, make_cases
 from transformers import ElectraConfig
 
 SMALL = {
-    "vocab_size": 40,
-    "embedding_size": 12,
-    "hidden_size": 16,
+    "vocab_size": 24,
+    "embedding_size": 8,
+    "hidden_size": 12,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "intermediate_size": 24,
+    "intermediate_size": 20,
     "max_position_embeddings": 14,
 }
 
@@ -36,7 +36,7 @@ def old_config(values: dict) -> dict:
 
 CASES = {
     "base": ("ElectraModel", config(num_hidden_layers=3), {}),
-    "one_width": ("ElectraModel", config(embedding_size=16, hidden_act="relu", layer_norm_eps=1e-3), {}),
+    "one_width": ("ElectraModel", config(embedding_size=12, hidden_act="relu", layer_norm_eps=1e-3), {}),
     "generator_old": ("ElectraForMaskedLM", config(), {"tensors": old_tensors, "config": old_config}),
     "generator": ("ElectraForMaskedLM", config(hidden_act="relu"), {"gradients": True}),
     "generator_untied": ("ElectraForMaskedLM", config(tie_word_embeddings=False, num_hidden_layers=1), {}),

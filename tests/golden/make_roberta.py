@@ -5,11 +5,11 @@ from encoders import LABELS, make_cases
 from transformers import CamembertConfig, RobertaConfig, XLMRobertaConfig
 
 SMALL = {
-    "vocab_size": 40,
-    "hidden_size": 16,
+    "vocab_size": 24,
+    "hidden_size": 12,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "intermediate_size": 24,
+    "intermediate_size": 20,
     "max_position_embeddings": 14,
 }
 
@@ -46,7 +46,7 @@ CASES = {
     "masked_lm_untied": ("RobertaForMaskedLM", config(tie_word_embeddings=False, num_hidden_layers=1), {}),
     "classifier": ("RobertaForSequenceClassification", config(**LABELS), {"gradients": True}),
     "tokens": ("RobertaForTokenClassification", config(num_hidden_layers=1, **LABELS), {}),
-    "answers": ("RobertaForQuestionAnswering", config(num_hidden_layers=1), {"shard_bytes": 8_000}),
+    "answers": ("RobertaForQuestionAnswering", config(num_hidden_layers=1), {"shard_bytes": 3_000}),
     "xlm_masked_lm": ("XLMRobertaForMaskedLM", config(XLMRobertaConfig), {}),
     "xlm_classifier": ("XLMRobertaForSequenceClassification", config(XLMRobertaConfig, **LABELS), {}),
     "camembert_masked_lm": ("CamembertForMaskedLM", config(CamembertConfig, num_hidden_layers=1), {}),

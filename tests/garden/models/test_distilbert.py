@@ -42,7 +42,7 @@ def test_a_new_table_of_positions_may_start_from_sines():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_heads": 3}, "n_heads: 3 heads do not divide dim 16"),
+        ({"n_heads": 5}, "n_heads: 5 heads do not divide dim 12"),
         ({"activation": "wavy"}, 'activation "wavy" is not known'),
         ({"n_layers": 0}, "n_layers: expected a positive number, got 0"),
     ],

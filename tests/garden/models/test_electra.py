@@ -15,8 +15,8 @@ class TestElectra(FamilyTests):
 
 def test_the_token_table_is_narrow_and_widened():
     backbone = bare(Case(GOLDEN / "electra" / "base"))
-    assert named_variables(backbone)["words/table"].shape == (40, 12)
-    assert named_variables(backbone)["wider/kernel"].shape == (12, 16)
+    assert named_variables(backbone)["words/table"].shape == (24, 8)
+    assert named_variables(backbone)["wider/kernel"].shape == (8, 12)
     assert "wider/kernel" not in named_variables(bare(Case(GOLDEN / "electra" / "one_width")))
 
 

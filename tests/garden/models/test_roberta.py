@@ -24,7 +24,7 @@ def test_each_name_is_a_network_of_its_own():
 def test_rows_of_the_table_that_hold_no_position_do_not_count():
     backbone = bare(Case(GOLDEN / "roberta" / "base"))
     assert backbone.config.longest == 12
-    assert backbone({"token_ids": np.ones([1, 12], np.int32)})["sequence"].shape == (1, 12, 16)
+    assert backbone({"token_ids": np.ones([1, 12], np.int32)})["sequence"].shape == (1, 12, 12)
     with pytest.raises(ValueError, match="13 tokens a row, the network has positions for 12"):
         backbone({"token_ids": np.ones([1, 13], np.int32)})
 
