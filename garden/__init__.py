@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from garden.layers import SavedModelLayer
     from garden.models.backbone import Backbone
-    from garden.tasks import CausalLM, Examples, MaskedLM, Seq2SeqLM, TextClassifier, read_examples
+    from garden.tasks import CausalLM, Examples, MaskedLM, Seq2SeqLM, TextClassifier, TokenClassifier, read_examples
     from garden.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ _MODULES = {
     "SavedModelLayer": "garden.layers",
     "Seq2SeqLM": "garden.tasks",
     "TextClassifier": "garden.tasks",
+    "TokenClassifier": "garden.tasks",
     "Tokenizer": "garden.tokenizers",
     "read_examples": "garden.tasks",
 }
@@ -34,6 +35,7 @@ __all__ = [
     "SavedModelLayer",
     "Seq2SeqLM",
     "TextClassifier",
+    "TokenClassifier",
     "Tokenizer",
     "read_examples",
 ]

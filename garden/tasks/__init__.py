@@ -6,8 +6,21 @@ from garden.tasks.masked_lm import MaskedLM
 from garden.tasks.seq2seq_lm import Seq2SeqLM
 from garden.tasks.task import Task
 from garden.tasks.text_classifier import TextClassifier
+from garden.tasks.token_classifier import TokenClassifier
 
-TASKS: dict[str, type[Task]] = {task.name_in_configs: task for task in (CausalLM, MaskedLM, Seq2SeqLM, TextClassifier)}
+TASKS: dict[str, type[Task]] = {
+    task.name_in_configs: task for task in (CausalLM, MaskedLM, Seq2SeqLM, TextClassifier, TokenClassifier)
+}
 """Task classes by their name in run configs."""
 
-__all__ = ["TASKS", "CausalLM", "Examples", "MaskedLM", "Seq2SeqLM", "Task", "TextClassifier", "read_examples"]
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "Examples",
+    "MaskedLM",
+    "Seq2SeqLM",
+    "Task",
+    "TextClassifier",
+    "TokenClassifier",
+    "read_examples",
+]

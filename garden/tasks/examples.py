@@ -42,13 +42,19 @@ class Examples:
 
 
 def read_examples(
-    path: str | Path, *, text: str = "text", pair: str | None = None, label: str | None = "label"
+    path: str | Path,
+    *,
+    text: str = "text",
+    pair: str | None = None,
+    label: str | None = "label",
+    words: bool = False,
 ) -> Examples:
     """Reads a JSONL, CSV or TSV file, gzipped or not (`.jsonl`, `.json`, `.csv`, `.tsv`, each perhaps with `.gz`).
 
     Args:
         path: the file, UTF-8. CSV and TSV files start with a line of column names.
         text, pair, label: the fields to take; None: do not take it.
+        words: whether a text may be a list of words too.
 
     Raises FileNotFoundError, or ValueError naming the file, the line and the field, for anything but a well-formed file.
     """
@@ -69,9 +75,10 @@ def read_examples(
             if value is None:
                 has = ", ".join(sorted(str(key) for key in record)) or "nothing"
                 raise ValueError(f'{where}: no field "{name}"; the line has {has}')
-            if name != label and not isinstance(value, str):
+            parts = value if words and name == text and isinstance(value, list) else [value]
+            if name != label and not all(isinstance(part, str) for part in parts):
                 raise ValueError(f'{where}: field "{name}": expected a string, got {value!r}')
-            if isinstance(value, str) and not _is_unicode(value):
+            if not all(_is_unicode(part) for part in parts if isinstance(part, str)):
                 raise ValueError(f'{where}: field "{name}": not valid Unicode (half a surrogate pair): {value!r:.60}')
             columns[name].append(value)
     if not columns[text]:
@@ -126,18 +133,20 @@ def _shortened(line: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def as_examples(x: Any, y: Any = None, *, label: str | None = "label", pair: str | None = None) -> Examples:
+def as_examples(
+    x: Any, y: Any = None, *, label: str | None = "label", pair: str | None = None, words: bool = False
+) -> Examples:
     """Returns lists, arrays or a file's path as examples; TypeError for anything else.
 
     Pairs of texts are a tuple of two sequences or a list of two-tuples. `label` and `pair` are the fields of a file's labels
-    and second texts, None where they are not wanted.
+    and second texts, None where they are not wanted; `words`: whether a file's texts may be lists of words.
     """
     if isinstance(x, (str, Path, Examples)):
         if y is not None:
             raise ValueError(
                 f"labels come with the {'examples' if isinstance(x, Examples) else f'file {x}'}; give no others"
             )
-        return x if isinstance(x, Examples) else read_examples(x, label=label, pair=pair)
+        return x if isinstance(x, Examples) else read_examples(x, label=label, pair=pair, words=words)
     labels = None if y is None else _as_list(y)
     if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], (str, bytes)):
         first, second = (_strings(_as_list(side)) for side in x)

@@ -6,7 +6,7 @@ Shapes: E texts of a batch, R rows of several texts each, Q texts in a row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -20,6 +20,9 @@ class TextInputs:
     Whatever `fit` takes becomes a raw dataset, whose batches count examples; a raw batch becomes the network's inputs after
     the strategy has split it, so that the content of global batch i depends on the seed and the data alone.
     """
+
+    takes_words: ClassVar[bool] = False
+    """Whether a text may be a list of words."""
 
     def raw_dataset(
         self,
@@ -44,7 +47,7 @@ class TextInputs:
                 raise ValueError("a dataset brings its labels and weights; do not give them again")
             if is_prepared(x):
                 return x
-            fields = _named(x)
+            fields = _named(x, words=self.takes_words)
         else:
             examples = self.examples(x, y, labelled=labelled)
             if not len(examples):
@@ -177,20 +180,30 @@ def is_prepared(dataset: tf.data.Dataset) -> bool:
     return isinstance(first, dict) and "token_ids" in first
 
 
-def _named(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a user's dataset with its parts named; TypeError for one that does not hold batches of texts."""
+def _named(dataset: tf.data.Dataset, *, words: bool = False) -> tf.data.Dataset:
+    """Returns a user's dataset with its parts named; TypeError for one that does not hold batches of texts.
+
+    With `words` a batch may be ragged, a list of words for each text.
+    """
     spec = dataset.element_spec
+    if isinstance(spec, dict) and "text" in spec and set(spec) <= {"text", "pair", "label", "weight"}:
+        return dataset
     parts = spec if isinstance(spec, tuple) else (spec,)
     texts = parts[0]
     columns = list(texts.values()) if isinstance(texts, dict) else list(texts) if isinstance(texts, tuple) else [texts]
     right = (
         1 <= len(parts) <= 3
         and 1 <= len(columns) <= 2
-        and all(isinstance(column, tf.TensorSpec) and column.dtype == tf.string for column in columns)
+        and all(isinstance(column, (tf.TensorSpec, tf.RaggedTensorSpec)) for column in columns)
+        and all(column.dtype == tf.string for column in columns)
     )
     if not right:
         raise TypeError(f"dataset: expected elements of texts, (texts, labels) or (texts, labels, weights), got {spec}")
-    if any(column.shape.rank != 1 for column in columns):
+    ranks = (1, 2) if words else (1,)
+    if any(
+        column.shape.rank not in ranks or column.shape.rank != 1 + isinstance(column, tf.RaggedTensorSpec)
+        for column in columns
+    ):
         raise TypeError(f"dataset: expected batches of texts, got texts of shape {columns[0].shape}; add .batch(32)")
 
     def name(*element):
