@@ -8,7 +8,7 @@ Shapes: B batch, T length, D input width, H state width, G gates, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import keras
@@ -25,6 +25,10 @@ class RecurrentMemory(NamedTuple):
 
     states: tuple[tf.Tensor, ...]  # [B,H] each, at least float32
     segment_ids: tf.Tensor  # [B] int32: the segment that the token belongs to; 0: there was none
+
+
+Step = Callable[[tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]], tuple[tf.Tensor, tuple[tf.Tensor, ...]]]
+"""From a step's number, its inputs [B,G] and the states before to its output [B,H] and the states after."""
 
 
 class Recurrent(keras.layers.Layer):
@@ -102,55 +106,40 @@ class Recurrent(keras.layers.Layer):
         x_BTD, segment_ids_BT, begin = given
         first = self.empty_memory(batch) if memory is None else memory
         starts_BT, last = segment_starts(segment_ids_BT, first.segment_ids)
-        inputs_TBG = self._products(x_BTD)
-        outputs_TBH, states = self._over_time(inputs_TBG, starts_BT, segment_ids_BT > 0, first.states, begin)
-        y = tf.transpose(outputs_TBH, [1, 0, 2])
+        outputs_TBH, states = over_time(
+            self.step_behind(self.recurrent_kernel.value),
+            self.products(x_BTD, self.kernel.value),
+            starts_BT,
+            segment_ids_BT > 0,
+            first.states,
+            begin=begin,
+        )
+        y = tf.cast(tf.transpose(outputs_TBH, [1, 0, 2]), self.compute_dtype)
         y = (y[:, ::-1] if self.reverse else y)[:, :length]
         y.set_shape([*x.shape[:2], self.width])
         return y if memory is None else (y, RecurrentMemory(states, last))
 
-    def _products(self, x_BTD: tf.Tensor) -> tf.Tensor:
+    def products(self, x_BTD: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Returns W x + b of all steps, [T,B,GH]."""
         x_TBD = tf.transpose(x_BTD, [1, 0, 2])
-        y = matmul(x_TBD, tf.cast(self.kernel.value, self.compute_dtype))
+        y = matmul(x_TBD, tf.cast(kernel, self.compute_dtype))
         if self.bias is not None:
             y = tf.nn.bias_add(y, tf.cast(self.bias.value, self.compute_dtype))
-        return tf.reshape(y, tf.concat([tf.shape(x_TBD)[:2], [self.gates * self.width]], axis=0))
+        y = tf.reshape(y, tf.concat([tf.shape(x_TBD)[:2], [self.gates * self.width]], axis=0))
+        return tf.ensure_shape(y, [x_BTD.shape[1], x_BTD.shape[0], self.gates * self.width])
 
-    def _over_time(self, inputs_TBG, starts_BT, real_BT, states, begin) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """Returns the outputs [T,B,H] and the last states."""
-        length = tf.shape(inputs_TBG)[0]
-        kernel = tf.cast(self.recurrent_kernel.value, self.compute_dtype)
+    def step_behind(self, kernel: tf.Tensor) -> Step:
+        """Returns the step that is left when the inputs' products are made."""
+        kernel = tf.cast(kernel, self.compute_dtype)
         bias = None if self.recurrent_bias is None else tf.cast(self.recurrent_bias.value, self.state_dtype)
-        starts_TB1, real_TB1 = (tf.transpose(mask)[:, :, None] for mask in (starts_BT, real_BT))
-        inputs = tf.TensorArray(self.compute_dtype, length, element_shape=inputs_TBG.shape[1:]).unstack(inputs_TBG)
-        begins = None
-        if begin is not None:
-            begin_TBH = tf.transpose(tf.cast(begin, self.state_dtype), [1, 0, 2])
-            begins = tf.TensorArray(self.state_dtype, length, element_shape=begin_TBH.shape[1:]).unstack(begin_TBH)
-        shape = [inputs_TBG.shape[1], self.width]
-        outputs = tf.TensorArray(self.compute_dtype, length, element_shape=shape)
 
-        def body(t, outputs, states):
-            first, *others = states
-            first = tf.where(starts_TB1[t], 0.0 if begins is None else begins.read(t), first)
-            before = (first, *(tf.where(starts_TB1[t], 0.0, state) for state in others))
-            recurrent = tf.cast(tf.matmul(tf.cast(first, self.compute_dtype), kernel), self.state_dtype)
-            recurrent = recurrent if bias is None else recurrent + bias
-            after = self.step(tf.cast(inputs.read(t), self.state_dtype), recurrent, before)
-            after = tuple(tf.where(real_TB1[t], new, old) for new, old in zip(after, before, strict=True))
-            output = tf.where(real_TB1[t], after[0], 0.0)
-            return t + 1, outputs.write(t, tf.cast(output, self.compute_dtype)), after
+        def step(t, inputs_BG, states):
+            recurrent_BG = tf.cast(tf.matmul(tf.cast(states[0], self.compute_dtype), kernel), self.state_dtype)
+            recurrent_BG = recurrent_BG if bias is None else recurrent_BG + bias
+            after = self.step(tf.cast(inputs_BG, self.state_dtype), recurrent_BG, states)
+            return after[0], after
 
-        states = tuple(tf.ensure_shape(state, shape) for state in states)
-        _, outputs, states = tf.while_loop(
-            lambda t, *_: t < length,
-            body,
-            (tf.constant(0), outputs, states),
-            maximum_iterations=length,
-            parallel_iterations=1,
-        )
-        return outputs.stack(), states
+        return step
 
     def get_config(self) -> dict:
         return {
@@ -328,6 +317,59 @@ def segment_starts(segment_ids_BT: tf.Tensor, before_B: tf.Tensor) -> tuple[tf.T
     before = tf.gather(tokens, count - real, batch_dims=1)
     last = tf.gather(tokens, tf.reduce_sum(real, axis=1)[:, None], batch_dims=1)[:, 0]
     return (real > 0) & (segment_ids_BT != before), last
+
+
+def over_time(
+    step: Step,
+    inputs_TBG: tf.Tensor,
+    starts_BT: tf.Tensor,
+    real_BT: tf.Tensor,
+    states: tuple[tf.Tensor, ...],
+    *,
+    begin: tf.Tensor | None = None,
+    output_width: int | None = None,
+) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+    """Takes a step for each token: returns the outputs [T,B,H], zeros where there is padding, and the last states.
+
+    Args:
+        step: what happens.
+        inputs_TBG: what each step is given.
+        starts_BT, real_BT: which tokens begin a text, and which are no padding.
+        states: [B,H] each, before the first token.
+        begin: [B,T,H], the first state where a text begins; default: zeros.
+        output_width: of what the step puts out; default: H.
+    """
+    length, batch = tf.shape(inputs_TBG)[0], inputs_TBG.shape[1] or states[0].shape[0]
+    dtype = states[0].dtype
+    states = tuple(tf.ensure_shape(state, [batch, state.shape[1]]) for state in states)
+    starts_TB1, real_TB1 = (tf.transpose(mask)[:, :, None] for mask in (starts_BT, real_BT))
+
+    def steps_of(x: tf.Tensor) -> tf.TensorArray:
+        return tf.TensorArray(x.dtype, length, element_shape=[batch, x.shape[-1]]).unstack(x)
+
+    inputs = steps_of(inputs_TBG)
+    begins = None if begin is None else steps_of(tf.transpose(tf.cast(begin, dtype), [1, 0, 2]))
+    outputs = tf.TensorArray(dtype, length, element_shape=[batch, output_width or states[0].shape[1]])
+
+    def body(t, outputs, states):
+        starts, real = starts_TB1[t], real_TB1[t]
+        first, *others = states
+        first = tf.where(starts, 0.0 if begins is None else begins.read(t), first)
+        before = (first, *(tf.where(starts, 0.0, state) for state in others))
+        output, after = step(t, inputs.read(t), before)
+        after = tuple(tf.where(real, new, old) for new, old in zip(after, before, strict=True))
+        for state in after:
+            state.set_shape([batch, state.shape[1]])
+        return t + 1, outputs.write(t, tf.where(real, output, 0.0)), after
+
+    _, outputs, states = tf.while_loop(
+        lambda t, *_: t < length,
+        body,
+        (tf.constant(0), outputs, states),
+        maximum_iterations=length,
+        parallel_iterations=1,
+    )
+    return outputs.stack(), states
 
 
 def _with_padding(x: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
