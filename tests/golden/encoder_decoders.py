@@ -7,8 +7,11 @@ padded on the right (one of each is not),
     hidden, source_hidden   [layers + 1, B, T or S, D]: the embeddings and each layer's output; zeros under padding
     logits          of the head: [B,T,V], [B,C] or [B,T or S,C], with zeros under padding
 
+    generated       [B,9]: what `generate` writes, of language models with a start token: it, then the likeliest tokens
+
 and, in one case of each family, random `labels` [B,T], their mean cross-entropy `loss`, and `gradients`, those of all saved
-tensors in the order of their names without the prefix, in one line. Weights are kept in float16, whose numbers they are, to be small.
+tensors in the order of their names without the prefix, in one line. Weights are kept in float16,
+whose numbers they are, to be small.
 Heads that are given no target (classification, answers) read the source shifted right, and so does their `hidden`.
 All is computed in float64, so that a test measures its own errors only.
 """
@@ -74,6 +77,18 @@ def write(directory: Path, model: torch.nn.Module, save, compute, batch: dict, *
         outputs = compute(tensors)
     golden = {key: array.astype(np.int8) for key, array in batch.items()}
     golden |= {key: tensor.numpy().astype(np.float32) for key, tensor in outputs.items()}
+    if hasattr(model, "generate") and model.config.decoder_start_token_id is not None and "logits" in outputs:
+        options = {
+            "max_new_tokens": 8,
+            "do_sample": False,
+            "num_beams": 1,
+            "use_cache": False,
+            "forced_eos_token_id": None,
+        }
+        written = model.generate(tensors["token_ids"], attention_mask=tensors["mask"], **options).numpy()
+        filled = np.full([len(written), 9], model.config.pad_token_id)
+        filled[:, : written.shape[1]] = written
+        golden["generated"] = filled.astype(np.int8)
     if vocabulary:
         labels = np.random.default_rng(seed).integers(4, vocabulary, batch["target_ids"].shape)
         real = tensors["target_mask"].bool()
