@@ -158,6 +158,9 @@ def _module(model: Task, functions: dict[str, Any]) -> tf.Module:
     module.weights = [variable.value for layer in (model.backbone, model.head) for variable in layer.variables]
     module.tokenizer = model.tokenizer
     module.functions = dict(functions)
+    # What tensorflow_hub.load and garden.SavedModelLayer call.
+    answer = functions["serving_default"]
+    module.__call__ = tf.function(lambda *texts: answer(*texts), input_signature=answer.structured_input_signature[0])
     return module
 
 
