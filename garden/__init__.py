@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from garden.layers import SavedModelLayer
     from garden.models.backbone import Backbone
-    from garden.tasks import CausalLM, Examples, MaskedLM, Seq2SeqLM, TextClassifier, TokenClassifier, read_examples
+    from garden.tasks import (
+        CausalLM,
+        Examples,
+        MaskedLM,
+        QuestionAnswerer,
+        Seq2SeqLM,
+        TextClassifier,
+        TokenClassifier,
+        read_examples,
+    )
     from garden.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
@@ -19,6 +28,7 @@ _MODULES = {
     "CausalLM": "garden.tasks",
     "Examples": "garden.tasks",
     "MaskedLM": "garden.tasks",
+    "QuestionAnswerer": "garden.tasks",
     "SavedModelLayer": "garden.layers",
     "Seq2SeqLM": "garden.tasks",
     "TextClassifier": "garden.tasks",
@@ -32,6 +42,7 @@ __all__ = [
     "CausalLM",
     "Examples",
     "MaskedLM",
+    "QuestionAnswerer",
     "SavedModelLayer",
     "Seq2SeqLM",
     "TextClassifier",

@@ -218,7 +218,8 @@ def evaluate(
     log_to_stderr(logging.WARNING)
     model = open_task(model_dir)
     label = label_field if model.label_field else None
-    examples = read_examples(located(data), text=text_field, pair=pair_field, label=label)
+    pair = pair_field or model.pair_field
+    examples = read_examples(located(data), text=text_field, pair=pair, label=label, words=model.takes_words)
     results = report(model, examples, batch_size=batch_size)
     if as_json:
         _print_json(results)
@@ -235,6 +236,7 @@ def _print_report(results: dict[str, Any]) -> None:
 @_command(
     _MODEL_DIR,
     click.argument("texts", nargs=-1, metavar="[TEXT]..."),
+    click.option("--pair", help="Second text of every TEXT: a context to answer questions about, a hypothesis."),
     click.option("--file", help="Take texts from a file: JSONL, CSV or TSV, or else one text a line."),
     _TEXT_FIELD,
     _PAIR_FIELD,
@@ -245,6 +247,7 @@ def _print_report(results: dict[str, Any]) -> None:
 def predict(
     model_dir: str,
     texts: tuple[str, ...],
+    pair: str | None,
     file: str | None,
     text_field: str,
     pair_field: str | None,
@@ -265,8 +268,13 @@ def predict(
     from training.paths import located
 
     log_to_stderr(logging.WARNING)
-    source = _texts_of_file(located(file), text_field, pair_field) if file else iter(texts or _lines(sys.stdin.buffer))
     model = open_task(model_dir)
+    if file:
+        source = _texts_of_file(located(file), text_field, pair_field or model.pair_field, words=model.takes_words)
+    else:
+        source = iter(texts or _lines(sys.stdin.buffer))
+    if pair is not None:
+        source = ((text, pair) for text in source)
     while some := list(itertools.islice(source, batch_size)):
         for text, answer in zip(some, model.predict_text(some), strict=True):
             _print_answer(text, answer, as_json)
@@ -278,11 +286,11 @@ def _lines(stream: Any) -> Iterator[str]:
         yield line.decode("utf-8", errors="replace").rstrip("\r\n")
 
 
-def _texts_of_file(path: Path, text_field: str, pair_field: str | None) -> Iterator[Any]:
+def _texts_of_file(path: Path, text_field: str, pair_field: str | None, *, words: bool) -> Iterator[Any]:
     if re.search(r"\.(jsonl|json|csv|tsv)(\.gz)?$", path.name, re.IGNORECASE):
         from garden.tasks import read_examples
 
-        examples = read_examples(path, text=text_field, pair=pair_field, label=None)
+        examples = read_examples(path, text=text_field, pair=pair_field, label=None, words=words)
         yield from examples.texts if examples.pairs is None else zip(examples.texts, examples.pairs, strict=True)
         return
     if not path.is_file():
@@ -292,16 +300,27 @@ def _texts_of_file(path: Path, text_field: str, pair_field: str | None) -> Itera
 
 
 def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
-    sides = [text] if isinstance(text, str) else list(text)
+    sides = list(text) if isinstance(text, tuple) else [text]
     if as_json:
-        answer = answer if isinstance(answer, dict) else {"candidates": answer}
-        _print_json({**dict(zip(("text", "pair"), sides, strict=False)), **answer})
+        _print_json({**dict(zip(("text", "pair"), sides, strict=False)), **_named(answer)})
         return
+    sides = [side if isinstance(side, str) else " ".join(side) for side in sides]
     click.echo("\t".join([*_columns(answer), *sides]))
 
 
+def _named(answer: Any) -> dict[str, Any]:
+    """Returns an answer as a JSON object: a list is of entities, perhaps of none, or of candidates for masks."""
+    if isinstance(answer, dict):
+        return answer
+    return {"entities" if _are_entities(answer) else "candidates": answer}
+
+
+def _are_entities(answer: list) -> bool:
+    return not answer or "start" in answer[0]
+
+
 def _columns(answer: Any) -> list[str]:
-    """Returns what a line says of an answer: a label and its score, a number, candidates, likelihoods."""
+    """Returns what a line says of an answer: a label and its score, a number, entities, candidates, likelihoods."""
     if isinstance(answer, dict):
         if "labels" in answer:
             return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
@@ -309,7 +328,9 @@ def _columns(answer: Any) -> list[str]:
             return [answer["generated_text"]]
         if "perplexity" in answer:
             return [f"{answer['log_likelihood']:.4f}", f"{answer['perplexity']:.4f}"]
-        return [*([answer["label"]] if "label" in answer else []), f"{answer['score']:.4f}"]
+        return [*(answer[name] for name in ("label", "answer") if name in answer), f"{answer['score']:.4f}"]
+    if _are_entities(answer):
+        return [", ".join(f"{found['label']} {found['text']} {found['score']:.4f}" for found in answer)]
     masks = answer if isinstance(answer[0], list) else [answer]
     return [", ".join(f"{given['token']} {given['score']:.4f}" for given in candidates) for candidates in masks]
 

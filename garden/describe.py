@@ -51,7 +51,11 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "model": str(path),
         "family": family.model_type,
         "task": tasks[0] if tasks else "none (a backbone)",
-        **({"labels": list(labels.values())} if tasks == ["text-classification"] and labels else {}),
+        **(
+            {"labels": list(labels.values())}
+            if tasks in (["text-classification"], ["token-classification"]) and labels
+            else {}
+        ),
         "parameters": parameters,
         "config": family.config.from_dict(values, path / huggingface.CONFIG_FILE).to_dict(),
     }

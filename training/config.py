@@ -19,7 +19,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-TASKS = ("text-classification", "masked-lm", "causal-lm", "seq2seq-lm")
+TASKS = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "masked-lm",
+    "causal-lm",
+    "seq2seq-lm",
+)
 PROBLEMS = ("single_label", "multi_label", "regression")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
@@ -54,10 +61,18 @@ class DataConfig:
         "without a validation file: share of the training examples held out as one", 0.0, least=0, below=1
     )
     test: str | None = key("file of examples to report on at the end; default: the validation examples", None)
-    text: str = key("field that holds the text", "text")
-    pair: str | None = key("field that holds the second text of a pair, or a completion", None)
+    text: str = key(
+        "field that holds the text, for token-classification perhaps a list of words, for question-answering the question",
+        "text",
+    )
+    pair: str | None = key(
+        "field that holds the second text of a pair, or a completion; for question-answering the context, default pair",
+        None,
+    )
     label: str = key(
-        "field that holds the label, of seq2seq-lm the target; not read for other language models", "label"
+        "field that holds the label; for token-classification a list of one a word, or of spans {start, end, label}; for "
+        "question-answering {text, start}; for seq2seq-lm the target; not read for other language models",
+        "label",
     )
     labels: list[str] | None = key(
         "names of the classes in the order of their ids; default: the checkpoint's, or those in the training data, sorted",
@@ -129,18 +144,17 @@ class RunConfig:
             raise ValueError(
                 "training.early_stopping: there is nothing to judge by; give data.validation or data.validation_share"
             )
-        if self.task != "text-classification":
-            for name, value in (
-                ("data.labels", self.data.labels),
-                ("data.problem", self.data.problem != "single_label"),
-                ("training.label_smoothing", training.label_smoothing and self.task != "seq2seq-lm"),
-                ("training.class_weight", training.class_weight),
-            ):
-                if value:
-                    raise ValueError(f'{name}: only for task "text-classification", and the task is "{self.task}"')
-
-        if training.target_length and self.task != "seq2seq-lm":
-            raise ValueError(f'training.target_length: only for task "seq2seq-lm", and the task is "{self.task}"')
+        texts, words, targets = "text-classification", "token-classification", "seq2seq-lm"
+        for name, value, tasks in (
+            ("data.labels", self.data.labels, (texts, words)),
+            ("data.problem", self.data.problem != "single_label", (texts,)),
+            ("training.label_smoothing", training.label_smoothing, (texts, targets)),
+            ("training.class_weight", training.class_weight, (texts, words)),
+            ("training.target_length", training.target_length, (targets,)),
+        ):
+            if value and self.task not in tasks:
+                known = " and ".join(f'"{task}"' for task in tasks)
+                raise ValueError(f'{name}: only for task {known}, and the task is "{self.task}"')
 
     @property
     def validates(self) -> bool:

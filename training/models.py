@@ -9,6 +9,7 @@ from typing import Any
 from garden.checkpoints import huggingface
 from garden.models.backbone import family_called, family_of, open_weights
 from garden.tasks import TASKS, Examples, Task
+from garden.tasks.question_answerer import answers_of
 from garden.tokenizers import Tokenizer
 from training.config import RunConfig
 from training.paths import located
@@ -62,6 +63,11 @@ def build_task(config: RunConfig, examples: Examples) -> Task:
         options |= {"label_smoothing": training.label_smoothing, "target_length": training.target_length}
     if config.task == "text-classification":
         options |= _classes(config, examples)
+    if config.task == "token-classification":
+        chosen = config.data.labels or _has_classes(config)
+        options["labels"] = config.data.labels if chosen else word_labels_in(examples.labels, config.data.label)
+    if config.task == "question-answering":
+        options["answerless"] = any(not answers_of(label) for label in examples.labels)
     if config.model.pretrained is not None:
         return task.from_pretrained(
             located(config.model.pretrained), dtype=training.precision, new_head=config.model.new_head, **options
@@ -104,6 +110,16 @@ def _has_classes(config: RunConfig) -> bool:
     with open_weights(directory, family) as weights:
         sizes = family.config.from_dict(values, where)
         return config.task in family.heads and family.heads[config.task].trained_in(weights, sizes)
+
+
+def word_labels_in(labels: Sequence[Any], field: str = "label") -> list[str]:
+    """Returns the names of the classes that occur in texts' labels, one a word, "O" first; of spans `B-` and `I-` of each."""
+    labels = [label.split() if isinstance(label, str) else label for label in labels]
+    several = [each for label in labels for each in (label if isinstance(label, list) else [label])]
+    if any(isinstance(each, dict) for each in several):
+        names = {str(each.get("label")) for each in several if isinstance(each, dict)}
+        return ["O", *(f"{letter}-{name}" for name in sorted(names) for letter in "BI")]
+    return sorted(labels_in(labels, field), key=lambda name: name != "O")
 
 
 def labels_in(labels: Sequence[Any], field: str = "label") -> list[str]:

@@ -6,6 +6,9 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import math
+import re
+import string
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +18,16 @@ import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
-from garden.tasks import Examples, Task, TextClassifier
+from garden.tasks import Examples, QuestionAnswerer, Task, TextClassifier, TokenClassifier
+from garden.tasks.question_answerer import answers_of
 
 
 def report(model: Task, examples: Examples, *, batch_size: int = 32) -> dict[str, Any]:
     """Returns how well a model does on labelled examples: numbers, lists and dictionaries that JSON can hold.
 
     For text classification see `single_label_report`, `multi_label_report` and `regression_report`, whose keys come after
-    `task`, `problem` and `examples`. For other tasks: their loss and metrics, and the perplexity of masked-lm.
+    `task`, `problem` and `examples`; for others `entity_report` and `answer_report`. For language models: their loss and
+    metrics, and perplexity.
 
     Raises ValueError, naming the first, for labels that are not the model's.
     """
@@ -34,10 +39,15 @@ def report(model: Task, examples: Examples, *, batch_size: int = 32) -> dict[str
             return given | regression_report(truth, logits[:, 0])
         by_problem = {"single_label": single_label_report, "multi_label": multi_label_report}
         return given | by_problem[model.problem](truth, logits, model.labels)
+    given = {"task": model.name_in_configs, "examples": len(examples)}
+    if isinstance(model, TokenClassifier):
+        return given | entity_report(model, examples, batch_size=batch_size)
+    if isinstance(model, QuestionAnswerer):
+        return given | answer_report(model, examples, batch_size=batch_size)
     results = model.evaluate(examples, batch_size=batch_size, verbose=0, return_dict=True)
     results = {name: float(value) for name, value in results.items() if name != "real_tokens_per_second"}
     perplexity = {"perplexity": math.exp(min(results["loss"], 700.0))}
-    return {"task": model.name_in_configs, "examples": len(examples), **perplexity, **results}
+    return {**given, **perplexity, **results}
 
 
 def predicted_logits(model: Task, examples: Examples, *, batch_size: int = 32) -> np.ndarray:
@@ -132,6 +142,88 @@ def regression_report(truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any
         "spearman": float(scipy.stats.spearmanr(truth, predicted).statistic) if varied else None,
         "points": np.stack([truth, predicted], axis=1)[shown].tolist(),
     }
+
+
+def entity_report(model: TokenClassifier, examples: Examples, *, batch_size: int = 32) -> dict[str, Any]:
+    """Measures entities, each right when its words and its name are, as conlleval and seqeval do; and single words.
+
+    Returns:
+        `accuracy`: share of words with the right class; `precision`, `recall`, `f1`: of all entities (micro); `f1_macro`: mean
+        over the names; `per_class`: of each name. Where classes make no entities, each word is one.
+    """
+    names = model.scheme.types
+    right, found, true = (np.zeros(len(names), int) for _ in range(3))
+    words = right_words = 0
+    for text, truth, predicted in model.judged(examples, batch_size=batch_size):
+        words, right_words = words + len(truth), right_words + int((truth == predicted).sum())
+        both = [_entities(model, classes, text) for classes in (truth, predicted)]
+        for counts, entities in ((true, both[0]), (found, both[1]), (right, both[0] & both[1])):
+            for *_, name in entities:
+                counts[names.index(name)] += 1
+    per_class = {
+        name: {**_rates(right[index], found[index], true[index]), "support": int(true[index])}
+        for index, name in enumerate(names)
+    }
+    return {
+        "accuracy": right_words / max(words, 1),
+        **_rates(right.sum(), found.sum(), true.sum()),
+        "f1_macro": float(np.mean([rates["f1"] for rates in per_class.values()])),
+        "words": words,
+        "per_class": per_class,
+    }
+
+
+def _entities(model: TokenClassifier, classes: np.ndarray, text: np.ndarray) -> set[tuple[int, int, str]]:
+    """Returns entities as first word, last word and name."""
+    words, entity, names = (values.numpy() for values in model.scheme.group(tf.constant(classes), tf.constant(text)))
+    firsts, lasts = np.searchsorted(entity, range(len(names))), np.searchsorted(entity, range(len(names)), side="right")
+    return {
+        (int(words[first]), int(words[last - 1]), name.decode())
+        for first, last, name in zip(firsts, lasts, names, strict=True)
+    }
+
+
+def _rates(right: int, found: int, true: int) -> dict[str, float]:
+    precision, recall = float(right / max(found, 1)), float(right / max(true, 1))
+    return {"precision": precision, "recall": recall, "f1": float(2 * right / max(found + true, 1))}
+
+
+def answer_report(model: QuestionAnswerer, examples: Examples, *, batch_size: int = 32) -> dict[str, Any]:
+    """Measures answers as SQuAD's evaluation does: `exact_match`, and `f1` of their words, with
+    the best of the right answers.
+
+    Case, punctuation, English articles and white space do not count. A question without an answer is right when "" is
+    given. `answered` and `answerless` have both measures of the questions with and without an answer, where there are both.
+    """
+    truths = [
+        [text for text, _ in answers_of(label, context, f"answer to question {index}")]
+        for index, (context, label) in enumerate(zip(examples.pairs, examples.labels, strict=True))
+    ]
+    given = model.predict_text(list(zip(examples.texts, examples.pairs, strict=True)), batch_size=batch_size)
+    scores = np.array(
+        [
+            np.max([_overlap(answer["answer"], truth) for truth in right or [""]], axis=0)
+            for answer, right in zip(given, truths, strict=True)
+        ]
+    )
+    has_answer = np.array([bool(right) for right in truths])
+    parts = {"answered": has_answer, "answerless": ~has_answer} if 0 < has_answer.sum() < len(truths) else {}
+    means = lambda chosen: dict(zip(("exact_match", "f1"), scores[chosen].mean(axis=0).tolist(), strict=True))
+    return {**means(slice(None)), **{name: means(chosen) for name, chosen in parts.items()}}
+
+
+def _overlap(given: str, right: str) -> tuple[float, float]:
+    """Returns whether two answers are the same, and F1 of their words."""
+    given_words, right_words = _plain_words(given), _plain_words(right)
+    if not given_words or not right_words:
+        return (float(given_words == right_words),) * 2
+    common = sum((Counter(given_words) & Counter(right_words)).values())
+    return float(given_words == right_words), 2 * common / (len(given_words) + len(right_words))
+
+
+def _plain_words(text: str) -> list[str]:
+    text = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
 def as_text(results: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
         )
     for examples in (validation, test):
         if examples is not None:
-            model.label_values(examples.labels)
+            model.columns(examples)
     judged_by = best_metric(model, config)
     _check_class_weight(model, config.training.class_weight)
     batches = training_batches(model, train, config)
@@ -139,8 +139,10 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
 def read_data(config: RunConfig) -> tuple[Examples, Examples | None, Examples | None]:
     """Returns the training, validation and test examples of a config; None for those that there are none of."""
     data = config.data
-    label = data.label if TASKS[config.task].label_field else None
-    read = functools.partial(read_examples, text=data.text, pair=data.pair, label=label)
+    task = TASKS[config.task]
+    label = data.label if task.label_field else None
+    pair = data.pair or task.pair_field
+    read = functools.partial(read_examples, text=data.text, pair=pair, label=label, words=task.takes_words)
     train = read(located(data.train))
     validation = read(located(data.validation)) if data.validation else None
     test = read(located(data.test)) if data.test else None
@@ -163,9 +165,7 @@ def _chosen(examples: Examples, indices: np.ndarray) -> Examples:
 
 def training_batches(model: Task, examples: Examples, config: RunConfig) -> tf.data.Dataset:
     """Returns batches of raw examples without end, each pass in another order, which the seed decides."""
-    texts = examples.texts if examples.pairs is None else (examples.texts, examples.pairs)
-    labels = model.label_values(examples.labels)
-    data = tf.data.Dataset.from_tensor_slices((texts,) if labels is None else (texts, labels))
+    data = tf.data.Dataset.from_tensor_slices(model.columns(examples))
     data = data.shuffle(len(examples), seed=config.training.seed, reshuffle_each_iteration=True)
     return data.batch(config.training.batch_size).repeat()
 

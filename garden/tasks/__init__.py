@@ -3,13 +3,15 @@
 from garden.tasks.causal_lm import CausalLM
 from garden.tasks.examples import Examples, read_examples
 from garden.tasks.masked_lm import MaskedLM
+from garden.tasks.question_answerer import QuestionAnswerer
 from garden.tasks.seq2seq_lm import Seq2SeqLM
 from garden.tasks.task import Task
 from garden.tasks.text_classifier import TextClassifier
 from garden.tasks.token_classifier import TokenClassifier
 
 TASKS: dict[str, type[Task]] = {
-    task.name_in_configs: task for task in (CausalLM, MaskedLM, Seq2SeqLM, TextClassifier, TokenClassifier)
+    task.name_in_configs: task
+    for task in (CausalLM, MaskedLM, QuestionAnswerer, Seq2SeqLM, TextClassifier, TokenClassifier)
 }
 """Task classes by their name in run configs."""
 
@@ -18,6 +20,7 @@ __all__ = [
     "CausalLM",
     "Examples",
     "MaskedLM",
+    "QuestionAnswerer",
     "Seq2SeqLM",
     "Task",
     "TextClassifier",

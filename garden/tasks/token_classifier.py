@@ -7,7 +7,7 @@ of a text, C classes, M words in all, K entities of a text at most.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,10 +311,7 @@ class TokenClassifier(Task):
 
     def _words(self, texts: tf.Tensor, ends: tf.RaggedTensor | None = None) -> Words:
         """Judges the words of texts: those that end at `ends` [E,(M)], or where characters say so."""
-        cut = windows(self.tokenizer, texts, None, length=self.sequence_length, overlap=OVERLAP)
-        x = self.rows(cut.token_ids, cut.type_ids)
-        scores = collect(tf.nn.softmax(tf.cast(self(tokens_of(x)), tf.float32)), x, cut.token_ids)
-        scores = tf.boolean_mask(scores, cut.owned.values)
+        cut, scores = self._scores(texts)
         text = tf.cast(cut.starts.value_rowids(), tf.int32)
         characters = Characters(texts)
         if ends is None:
@@ -329,6 +326,26 @@ class TokenClassifier(Task):
         words = Words(text, token, starts, limits, tf.gather(scores, token))
         # White space may have tokens of its own.
         return Words(*(tf.boolean_mask(values, starts < limits) for values in words))
+
+    def _scores(self, texts: tf.Tensor) -> tuple[Windows, tf.Tensor]:
+        """Returns the windows of texts, and the probabilities of their tokens' classes [N,C] float32."""
+        cut = windows(self.tokenizer, texts, None, length=self.sequence_length, overlap=OVERLAP)
+        x = self.rows(cut.token_ids, cut.type_ids)
+        scores = collect(tf.nn.softmax(tf.cast(self(tokens_of(x)), tf.float32)), x, cut.token_ids)
+        return cut, tf.boolean_mask(scores, cut.owned.values)
+
+    def judged(self, examples: Examples, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yields, a batch at a time, text, true class and likeliest class of each labelled word: three times [M]."""
+
+        def judge(texts: tf.Tensor, segments: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            cut, scores = self._scores(texts)
+            truth = self._classes(texts, segments, cut)
+            values = (cut.starts.value_rowids(), truth, tf.argmax(scores, axis=-1, output_type=tf.int32))
+            return tuple(tf.boolean_mask(each, truth >= 0) for each in values)
+
+        judge = tf.function(judge, reduce_retracing=True, autograph=False)
+        for batch in self.raw_dataset(examples, batch_size=batch_size):
+            yield tuple(values.numpy() for values in judge(batch["text"], batch["label"]))
 
     @functools.cached_property
     def _compiled_words(self):
