@@ -29,7 +29,7 @@ KINDS = ("huggingface", "google-bert", "models-official", "tf-hub")
 
 VOCABULARY_FILE = "vocab.txt"
 # All files of tokenizers in the Hugging Face layout, and what else belongs to a model.
-_COPIED = (
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -42,10 +42,8 @@ _COPIED = (
     "tokenizer.model",
     "source.spm",
     "target.spm",
-    "chat_template.jinja",
-    "generation_config.json",
-    "preprocessor_config.json",
 )
+_COMPANIONS = ("chat_template.jinja", "generation_config.json", "preprocessor_config.json")
 Progress = Callable[[int, int], None]
 
 
@@ -111,7 +109,7 @@ def convert(
         "architecture": architectures[0],
         "parameters": parameters,
         "files": files,
-        "tokenizer": any(name in _COPIED[:12] for name in files),
+        "tokenizer": any(name in _TOKENIZER_FILES for name in files),
         "left_out": list(opened.left_out),
     }
 
@@ -210,6 +208,6 @@ def _reported(weights: Weights, progress: Progress | None) -> Iterator[tuple[str
 
 
 def _copy_companions(source: Path, target: Path) -> None:
-    for name in _COPIED:
+    for name in (*_TOKENIZER_FILES, *_COMPANIONS):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
