@@ -34,15 +34,21 @@ def read_charsmap(data: bytes) -> dict[str, str]:
         return strings
     offset = lambda unit: (unit >> 10) << ((unit & (1 << 9)) >> 6)
     level, keys = np.array([offset(units[0])]), [b""]
-    letters = np.arange(1, 256)
+    letters = np.arange(1, 256, dtype=np.int32)
+    labels = np.full(-(-len(units) // 256) * 256, -1, np.int16)  # children lie in blocks of 256
+    labels[: len(units)] = np.where(units >> 31, -1, units & 0xFF)
     while len(keys):
-        at = level[:, None] ^ letters
-        inside = at < len(units)
-        label = np.where(inside, units[np.where(inside, at, 0)] & ((1 << 31) | 0xFF), -1)
-        parent, letter = np.nonzero(label == letters)
-        at = at[parent, letter]
+        found = [(np.zeros(0, np.int64),) * 2]
+        for begin in range(0, len(level), 4096):  # so many at once as a cache holds
+            part = level[begin : begin + 4096].astype(np.int32)
+            fits = part < len(labels)
+            children = np.where(fits, part, 0)[:, None] ^ letters
+            parent, letter = np.nonzero((labels[children] == letters) & fits[:, None])
+            found.append((parent + begin, letter))
+        parent, letter = (np.concatenate(column) for column in zip(*found, strict=True))
+        at = level[parent] ^ letters[letter]
+        keys = [keys[p] + bytes([letters[c]]) for p, c in zip(parent.tolist(), letter.tolist(), strict=True)]
         unit = units[at]
-        keys = [keys[p] + bytes([letters[c]]) for p, c in zip(parent, letter, strict=True)]
         level = at ^ offset(unit)
         for which in np.flatnonzero((unit >> 8) & 1):
             start = int(units[level[which]] & ((1 << 31) - 1))
