@@ -91,6 +91,7 @@ class SafetensorsFile:
                 dtype=dtype,
                 # Not a method of self: that cycle would keep the file open until the next garbage collection.
                 read=partial(_read_array, self._file, name, shape, dtype, data_begin + begin),
+                read_rows=partial(_read_rows, self._file, name, data_begin + begin),
             )
 
         # As in the reference library, the tensors fill the data region without holes and overlaps.
@@ -228,6 +229,13 @@ def _read_array(file: OpenFile, name: str, shape: tuple[int, ...], dtype: np.dty
     array = aligned_empty(shape, dtype)
     file.read_into(memoryview(array.reshape(-1).view(np.uint8)), position)
     return array
+
+
+def _read_rows(file: OpenFile, name: str, position: int, begin: int, rows: np.ndarray) -> None:
+    if file.closed:
+        raise ValueError(f'{file.path}: closed before tensor "{name}" was read; read inside the `with` block')
+    if rows.size:
+        file.read_into(memoryview(rows.reshape(-1).view(np.uint8)), position + begin * rows[0].nbytes)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
+from garden.checkpoints.streaming import Layout, Owned, can_stream, stream
 from garden.checkpoints.weights import Weights, aligned_empty, copy_transposed
 
 
@@ -37,6 +38,7 @@ class Rule:
     tensors: tuple[str, ...]  # names in the checkpoint
     read: Callable[..., np.ndarray]
     write: Callable[[np.ndarray], Sequence[np.ndarray]]
+    layout: Layout | None = None  # where it is one of these, `read` is not needed: see `streaming`
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class LoadReport:
 
 def copy(variable: str, tensor: str) -> Rule:
     """The tensor as it is: embeddings, biases, norms."""
-    return Rule(variable, (tensor,), read=lambda array: array, write=lambda array: (array,))
+    return Rule(variable, (tensor,), read=lambda array: array, write=lambda array: (array,), layout="rows")
 
 
 def transposed(variable: str, tensor: str) -> Rule:
@@ -87,7 +89,7 @@ def fused(variable: str, *tensors: str, sizes: Sequence[int] | None = None) -> R
             ends = list(np.cumsum(sizes)[:-1])
         return [part.T for part in np.split(array, ends, axis=-1)]
 
-    return Rule(variable, tuple(tensors), read, write)
+    return Rule(variable, tuple(tensors), read, write, "columns")
 
 
 def load(
@@ -101,10 +103,11 @@ def load(
 ) -> LoadReport:
     """Assign a checkpoint's tensors to variables, each cast to its variable's type.
 
-    Every name, shape and type is checked before the first variable changes; then one variable's tensors are read at a
-    time. With `strict`, a tensor that is missing is an error, unless it matches (in full) a regular expression of
-    `optional`, and so is one that nothing uses, unless it matches one of `ignore`; without `strict`, neither is. The
-    report lists what was missing and what was not used. Raises ValueError naming the tensors, both shapes and the file.
+    Every name, shape and type is checked before the first variable changes; then tensors are read in strips, or one
+    variable's at a time. With `strict`, a tensor that is missing is an error, unless it matches (in full) a regular
+    expression of `optional`, and so is one that nothing uses, unless it matches one of `ignore`; without `strict`, neither
+    is. The report lists what was missing and what was not used. Raises ValueError naming the tensors, both shapes and the
+    file.
     """
     rules = _checked(rules, variables)
     used = {name for rule in rules for name in rule.tensors}
@@ -121,9 +124,16 @@ def load(
             "it belongs to another architecture or was saved by another kind of model"
         )
     absent = set(missing)
+    streamed = []
     for rule in rules:
-        if absent.isdisjoint(rule.tensors):
-            _assign(variables[rule.variable], rule.read(*(weights[name] for name in rule.tensors)))
+        if not absent.isdisjoint(rule.tensors):
+            continue
+        variable, tensors = variables[rule.variable], [weights.source(name) for name in rule.tensors]
+        if rule.layout and can_stream(variable.value, tensors):
+            streamed.append((variable.value, _dtype(variable), rule.layout, tensors))
+        else:
+            _assign(variable, rule.read(*(weights[name] for name in rule.tensors)))
+    stream(streamed)
     return LoadReport(missing=missing, unexpected=unexpected)
 
 
@@ -183,16 +193,6 @@ def _kind(dtype: np.dtype) -> str:
     return {"V": "f", "u": "i"}.get(dtype.kind, dtype.kind)
 
 
-class _Owned:
-    """An array that nothing else will change. TensorFlow copies a numpy array, lest somebody does, but not this."""
-
-    def __init__(self, array: np.ndarray):
-        self._array = array
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self._array
-
-
 def _assign(variable: keras.Variable, array: np.ndarray) -> None:
     array = array.astype(_dtype(variable), copy=False)
     value = variable.value
@@ -207,7 +207,7 @@ def _assign(variable: keras.Variable, array: np.ndarray) -> None:
             strides=[1],
             begin_mask=1,
             end_mask=1,
-            value=tf.convert_to_tensor(_Owned(array)),
+            value=tf.convert_to_tensor(Owned(array)),
         )
     else:
         variable.assign(array)

@@ -27,6 +27,8 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    read_rows: Callable[[int, np.ndarray], None] | None = None
+    """Fills an array [n, ...] with n rows from one on, where a file can be read so. Threads may call it at the same time."""
 
 
 class Weights(Mapping[str, np.ndarray]):

@@ -1,5 +1,7 @@
 """Rules between variables and tensors: both ways, and every way they can disagree."""
 
+import dataclasses
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -9,6 +11,7 @@ import tensorflow as tf
 from garden.checkpoints import weight_map
 from garden.checkpoints.huggingface import open_weights, write_weights
 from garden.checkpoints.weight_map import LoadReport, Rule, copy, dump, fused, load, transposed
+from garden.checkpoints.weights import Weights
 
 RULES = [
     copy("table", "embeddings.weight"),
@@ -219,6 +222,9 @@ def test_parts_must_add_up():
 def test_one_variables_tensors_are_held_at_a_time(tmp_path, monkeypatch):
     here = variables()
     weights = saved(tmp_path, tensors())
+    # As of a format that is not read in strips.
+    whole = [(name, dataclasses.replace(weights.source(name), read_rows=None)) for name in weights]
+    weights = Weights(whole, path=weights.path, close=weights.close)
     events = []
     original_read, original_assign = type(weights).__getitem__, weight_map._assign
 
