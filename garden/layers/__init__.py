@@ -1,6 +1,7 @@
 """The parts networks are made of, as Keras 3 layers."""
 
 from garden.layers.activations import ACTIVATIONS, activation
+from garden.layers.additive_attention import AdditiveAttention, AttentiveRecurrent
 from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention, attention_bias
 from garden.layers.blocks import DecoderBlock, EncoderBlock
 from garden.layers.dropout import Dropout, step_seed
@@ -27,7 +28,9 @@ __all__ = [
     "ACTIVATIONS",
     "GRU",
     "LSTM",
+    "AdditiveAttention",
     "AdditivePooling",
+    "AttentiveRecurrent",
     "DecoderBlock",
     "Dense",
     "Dropout",

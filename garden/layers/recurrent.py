@@ -99,8 +99,7 @@ class Recurrent(keras.layers.Layer):
         given = [x_BTD, segment_ids_BT, begin]
         if not x_BTD.shape[1]:
             # A loop over nothing cannot tell the shape of what it returns: one step of padding, cut off again.
-            missing = tf.maximum(1 - length, 0)
-            given = [part if part is None else _with_padding(part, missing) for part in given]
+            given = [part if part is None else padded_step(part) for part in given]
         if self.reverse:
             given = [part if part is None else part[:, ::-1] for part in given]
         x_BTD, segment_ids_BT, begin = given
@@ -220,6 +219,10 @@ class GRU(Recurrent):
         z = tf.sigmoid(z + recurrent_z)
         new = tf.tanh(n + tf.sigmoid(r + recurrent_r) * recurrent_n)
         return (new + z * (before - new),)
+
+
+CELLS: dict[str, type[Recurrent]] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
+"""The kinds there are, by their names in configurations."""
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -372,6 +375,6 @@ def over_time(
     return outputs.stack(), states
 
 
-def _with_padding(x: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Returns [B,T,...] with `count` steps of zeros behind."""
-    return tf.pad(x, [[0, 0], [0, count]] + [[0, 0]] * (x.shape.rank - 2))
+def padded_step(x: tf.Tensor) -> tf.Tensor:
+    """Returns [B,T,...] with zeros behind, one step of them, where T is 0."""
+    return tf.pad(x, [[0, 0], [0, tf.maximum(1 - tf.shape(x)[1], 0)]] + [[0, 0]] * (x.shape.rank - 2))

@@ -27,6 +27,7 @@ from garden.layers.positions import segment_positions
 logger = logging.getLogger(__name__)
 
 FAMILIES = {
+    "bahdanau": "garden.models.bahdanau",
     "bart": "garden.models.bart",
     "bert": "garden.models.bert",
     "camembert": "garden.models.roberta",

@@ -126,7 +126,8 @@ def shift_right(ids: tf.Tensor, segment_ids: tf.Tensor, start: int | tf.Tensor) 
     """Returns ids [B,T] moved one place to the right inside each segment, which begins with `start` (scalar or [B,T])."""
     begins = segment_ids[:, 1:] != segment_ids[:, :-1]
     begins = tf.pad(begins, [[0, 0], [1, 0]], constant_values=True)
-    return tf.where(begins, start, tf.pad(ids[:, :-1], [[0, 0], [1, 0]]))
+    moved = tf.where(begins, start, tf.pad(ids[:, :-1], [[0, 0], [1, 0]]))
+    return moved[:, : tf.shape(ids)[1]]  # a row may have no place at all
 
 
 def segment_lasts(ids: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:

@@ -4,7 +4,7 @@ Their checkpoints are Garden's own; tensors are called as torch.nn.RNN, LSTM and
 Shapes: B batch, T length, P wanted positions, D width of the states (of both directions together), E of the embeddings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,16 +165,17 @@ class RecurrentBackbone(Backbone):
         return {"pooler": "pooler.score.weight" in weights, **parts}
 
     def rules(self) -> list[Rule]:
-        rules = [copy("words/table", "embeddings.weight"), *recurrent_rules(self.rnn, "rnn", "rnn")]
+        layers = [*self.rnn.forward, *self.rnn.backward]
+        rules = [copy("words/table", "embeddings.weight"), *recurrent_rules(layers, "rnn/", "rnn")]
         return rules + (pooling_rules() if self.pooler is not None else [])
 
 
-def recurrent_rules(stack: RecurrentStack, path: str, tensor: str) -> list[Rule]:
-    """Returns the rules of layers that PyTorch calls `tensor`."""
+def recurrent_rules(layers: Sequence[Recurrent], path: str, tensor: str) -> list[Rule]:
+    """Returns the rules of layers below `path` that PyTorch calls `tensor`; their names end in their numbers, 0 without."""
     rules = []
-    for layer in (*stack.forward, *stack.backward):
-        number = layer.name.removeprefix("layer_")
-        variable = f"{path}/{layer.name}"
+    for layer in layers:
+        number = layer.name.partition("_")[2] or "0"
+        variable = f"{path}{layer.name}"
         rules += [
             transposed(f"{variable}/kernel", f"{tensor}.weight_ih_l{number}"),
             transposed(f"{variable}/recurrent_kernel", f"{tensor}.weight_hh_l{number}"),

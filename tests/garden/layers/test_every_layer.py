@@ -62,6 +62,11 @@ LAYERS = {
         ),
         [X],
     ),
+    "additive attention": (lambda: layers.AdditiveAttention(5, initializer="he_normal"), [X[:, 0], SOURCE[:, :, :7]]),
+    "attentive recurrent": (
+        lambda: layers.AttentiveRecurrent(layers.LSTM(6), layers.AdditiveAttention(5)),
+        [X, SOURCE],
+    ),
     "additive pooling": (lambda: layers.AdditivePooling(5, initializer="he_normal"), [X]),
 }
 
