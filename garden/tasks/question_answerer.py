@@ -7,7 +7,6 @@ Q texts in a row, M = R x Q.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -52,6 +51,7 @@ class QuestionAnswerer(Task):
 
     name_in_configs = "question-answering"
     pair_field = "pair"
+    kept_options = (*Task.kept_options, "stride", "answer_length", "answerless")
 
     def __init__(
         self,
@@ -75,17 +75,6 @@ class QuestionAnswerer(Task):
     def build_on(cls, backbone, tokenizer, **options):
         head_class = backbone.family.heads[cls.name_in_configs]
         return cls(backbone, tokenizer, head_class(backbone, 2, dtype=backbone.dtype_policy, name="head"), **options)
-
-    @classmethod
-    def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
-        saved = values.get("garden")
-        saved = saved if isinstance(saved, dict) else {}
-        return {**{name: saved[name] for name in ("stride", "answer_length", "answerless") if name in saved}, **options}
-
-    def config_dict(self) -> dict[str, Any]:
-        values = super().config_dict()
-        own = {"stride": self.stride, "answer_length": self.answer_length, "answerless": self.answerless}
-        return {**values, "garden": {**values["garden"], **own}}
 
     # Network.
 
@@ -137,7 +126,7 @@ class QuestionAnswerer(Task):
     def examples(self, x, y=None, *, labelled: bool = True) -> Examples:
         """As `Task`'s; ValueError for questions without contexts."""
         examples = super().examples(x, y, labelled=labelled)
-        if examples.pairs is None:
+        if examples.pairs is None and len(examples):
             raise ValueError("texts: expected pairs, a question and its context each; give (questions, contexts)")
         return examples
 
@@ -228,7 +217,8 @@ class QuestionAnswerer(Task):
         logits = collect(tf.cast(self(x), tf.float32), x, cut.token_ids)
         # One place more than tokens: there may be none at all.
         token = tf.pad(cut.token.to_tensor(default_value=-1), [[0, 0], [0, 1]], constant_values=-1)  # [W,L]
-        logits = cut.token.with_values(logits).to_tensor(shape=[None, tf.shape(token)[1], 2])
+        logits = cut.token.with_values(tf.ensure_shape(logits, [None, 2])).to_tensor()
+        logits = tf.pad(logits, [[0, 0], [0, 1], [0, 0]])  # [W,L,2]
         in_context = token >= 0
         first = tf.range(tf.shape(token)[1]) == 0
         chances = tf.nn.softmax(tf.where((in_context | first)[:, :, None], logits, NEVER), axis=1)
