@@ -43,8 +43,23 @@ def place(tmp_path_factory, tiny_bert, tiny_data) -> Path:
         (place / name).write_bytes(tiny_data[name.removesuffix(".jsonl")].read_bytes())
     (place / "path" / "to").mkdir(parents=True)
     (place / "path" / "to" / "checkpoint").symlink_to(tiny_bert)
+    _write_language_models(place / "path" / "to", tiny_bert)
     run(place, "garden train configs/sentiment.yaml")
     return place
+
+
+def _write_language_models(place: Path, tiny_bert: Path) -> None:
+    """A decoder and an encoder-decoder beside `tiny_bert`, with its vocabulary."""
+    from garden.models.gpt2 import GPT2Backbone, GPT2Config
+    from garden.models.t5 import T5Backbone, T5Config
+
+    vocabulary = (tiny_bert / "vocab.txt").read_text(encoding="utf-8")
+    size = len(vocabulary.splitlines())
+    decoder = GPT2Backbone(GPT2Config(vocab_size=size, n_positions=32, n_embd=16, n_layer=1, n_head=2))
+    both = T5Backbone(T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    for name, backbone in (("decoder", decoder), ("encoder-decoder", both)):
+        backbone.save_pretrained(place / name)
+        (place / name / "vocab.txt").write_text(vocabulary, encoding="utf-8")
 
 
 def run(place: Path, command: str) -> str:

@@ -89,7 +89,7 @@ def trained(make):
     questions, contexts, answers = map(list, zip(*data, strict=True))
     model = make(stride=4)
     model.compile(learning_rate=1e-2)
-    model.fit((questions, contexts), answers, epochs=8, verbose=0)
+    model.fit((questions, contexts), answers, epochs=20, batch_size=16, verbose=0)
     return model
 
 
