@@ -110,9 +110,9 @@ def test_configs_say_what_the_sources_said(converted):
     configs = {case: json.loads((path / "config.json").read_text()) for case, path in converted.items()}
     sizes = {
         "vocab_size": 24,
-        "hidden_size": 12,
-        "num_attention_heads": 3,
-        "intermediate_size": 20,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
         "type_vocab_size": 2,
     }
     for config in configs.values():
@@ -264,9 +264,9 @@ def test_sources_that_contradict_themselves_write_nothing(tmp_path, saved_models
 
     good = json.loads((TENSORFLOW / "google" / "bert_config.json").read_text())
     config.write_text(json.dumps({**good, "hidden_size": 24}))
-    refused(TENSORFLOW / "google", "hidden_size is 12 in the checkpoint, 24 in its configuration", config=config)
+    refused(TENSORFLOW / "google", "hidden_size is 8 in the checkpoint, 24 in its configuration", config=config)
     config.write_text(json.dumps({**good, "num_attention_heads": 5}))
-    refused(TENSORFLOW / "google", "num_attention_heads: 5 heads do not divide hidden_size 12", config=config)
+    refused(TENSORFLOW / "google", "num_attention_heads: 5 heads do not divide hidden_size 8", config=config)
     config.write_text(json.dumps({**good, "hidden_act": "snake"}))
     refused(TENSORFLOW / "google", "snake", config=config)
     config.write_text("{")

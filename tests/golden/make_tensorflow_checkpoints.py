@@ -36,18 +36,18 @@ OUT = Path(__file__).resolve().parent / "tensorflow"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklm", "##a", "##b", "##c", "the", "film", "."]
 SIZES = {
     "vocab_size": len(VOCABULARY),
-    "hidden_size": 12,
+    "hidden_size": 8,
     "num_layers": 1,
-    "num_attention_heads": 3,
+    "num_attention_heads": 2,
     "max_sequence_length": 10,
     "type_vocab_size": 2,
 }
 BERT_CONFIG = {
     "vocab_size": len(VOCABULARY),
-    "hidden_size": 12,
+    "hidden_size": 8,
     "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 20,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
     "max_position_embeddings": 10,
     "type_vocab_size": 2,
     "hidden_dropout_prob": 0.1,
@@ -112,7 +112,7 @@ def write_vocabulary(directory: Path) -> Path:
 
 def encoder_v2() -> networks.BertEncoderV2:
     """The encoder of today; its activation is the tanh approximation of GELU."""
-    encoder = networks.BertEncoderV2(inner_dim=20, **SIZES)
+    encoder = networks.BertEncoderV2(inner_dim=12, **SIZES)
     encoder(encoder.inputs)
     return encoder
 
@@ -139,7 +139,7 @@ def make_legacy_encoder(directory: Path) -> None:
     fields["dropout_rate"] = fields.pop("hidden_dropout_prob")
     fields["attention_dropout_rate"] = fields.pop("attention_probs_dropout_prob")
     config.bert.override({**fields, "hidden_activation": "relu"})
-    encoder = networks.BertEncoder(intermediate_size=20, activation="relu", dict_outputs=True, **SIZES)
+    encoder = networks.BertEncoder(intermediate_size=12, activation="relu", dict_outputs=True, **SIZES)
     randomise(encoder, 2)
     write_checkpoint(directory, model=encoder)
     params = {"task": {"model": {"encoder": config.as_dict()}}}
@@ -149,7 +149,7 @@ def make_legacy_encoder(directory: Path) -> None:
 
 def make_pretrainer(directory: Path) -> None:
     """BertPretrainerV2 with a head for the next sentence, under `encoder/...`, `masked_lm/...` and `model/...`."""
-    heads = [layers.ClassificationHead(inner_dim=12, num_classes=2, name="next_sentence")]
+    heads = [layers.ClassificationHead(inner_dim=8, num_classes=2, name="next_sentence")]
     pretrainer = models.BertPretrainerV2(encoder_v2(), mlm_activation="gelu", classification_heads=heads)
     # The layer's default here is exact; a run's config says "gelu", which is the approximation.
     pretrainer.masked_lm.activation = tf_keras.activations.get(lambda x: tf.nn.gelu(x, approximate=True))
@@ -178,31 +178,31 @@ def make_google(directory: Path) -> None:
     (directory / "bert_config.json").write_text(json.dumps({**BERT_CONFIG, "hidden_act": "relu"}, indent=2) + "\n")
     write_vocabulary(directory)
     shapes = {
-        "bert/embeddings/word_embeddings": [len(VOCABULARY), 12],
-        "bert/embeddings/position_embeddings": [10, 12],
-        "bert/embeddings/token_type_embeddings": [2, 12],
-        "bert/embeddings/LayerNorm/gamma": [12],
-        "bert/embeddings/LayerNorm/beta": [12],
-        "bert/pooler/dense/kernel": [12, 12],
-        "bert/pooler/dense/bias": [12],
-        "cls/predictions/transform/dense/kernel": [12, 12],
-        "cls/predictions/transform/dense/bias": [12],
-        "cls/predictions/transform/LayerNorm/gamma": [12],
-        "cls/predictions/transform/LayerNorm/beta": [12],
+        "bert/embeddings/word_embeddings": [len(VOCABULARY), 8],
+        "bert/embeddings/position_embeddings": [10, 8],
+        "bert/embeddings/token_type_embeddings": [2, 8],
+        "bert/embeddings/LayerNorm/gamma": [8],
+        "bert/embeddings/LayerNorm/beta": [8],
+        "bert/pooler/dense/kernel": [8, 8],
+        "bert/pooler/dense/bias": [8],
+        "cls/predictions/transform/dense/kernel": [8, 8],
+        "cls/predictions/transform/dense/bias": [8],
+        "cls/predictions/transform/LayerNorm/gamma": [8],
+        "cls/predictions/transform/LayerNorm/beta": [8],
         "cls/predictions/output_bias": [len(VOCABULARY)],
-        "cls/seq_relationship/output_weights": [2, 12],
+        "cls/seq_relationship/output_weights": [2, 8],
         "cls/seq_relationship/output_bias": [2],
-        "bert/pooler/dense/kernel/adam_m": [12, 12],
-        "bert/pooler/dense/kernel/adam_v": [12, 12],
+        "bert/pooler/dense/kernel/adam_m": [8, 8],
+        "bert/pooler/dense/kernel/adam_v": [8, 8],
     }
     for index in range(2):
         layer = f"bert/encoder/layer_{index}"
         for part in ("attention/self/query", "attention/self/key", "attention/self/value", "attention/output/dense"):
-            shapes |= {f"{layer}/{part}/kernel": [12, 12], f"{layer}/{part}/bias": [12]}
-        shapes |= {f"{layer}/intermediate/dense/kernel": [12, 20], f"{layer}/intermediate/dense/bias": [20]}
-        shapes |= {f"{layer}/output/dense/kernel": [20, 12], f"{layer}/output/dense/bias": [12]}
+            shapes |= {f"{layer}/{part}/kernel": [8, 8], f"{layer}/{part}/bias": [8]}
+        shapes |= {f"{layer}/intermediate/dense/kernel": [8, 12], f"{layer}/intermediate/dense/bias": [12]}
+        shapes |= {f"{layer}/output/dense/kernel": [12, 8], f"{layer}/output/dense/bias": [8]}
         for part in ("attention/output/LayerNorm", "output/LayerNorm"):
-            shapes |= {f"{layer}/{part}/gamma": [12], f"{layer}/{part}/beta": [12]}
+            shapes |= {f"{layer}/{part}/gamma": [8], f"{layer}/{part}/beta": [8]}
     random = np.random.default_rng(5)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, shape in shapes.items():

@@ -44,7 +44,7 @@ def test_a_backbone_gives_the_saved_models_numbers(saved_models, expected):
     assert difference.max() <= 1e-5 * np.abs(expected["hidden"]).max()
     np.testing.assert_allclose(outputs["pooled"], expected["pooled"], atol=1e-5)
     config = backbone.config
-    assert (config.vocab_size, config.hidden_size, config.num_attention_heads) == (24, 12, 3)
+    assert (config.vocab_size, config.hidden_size, config.num_attention_heads) == (24, 8, 2)
     assert config.hidden_act == "gelu_new"  # read off the graph
 
 
