@@ -36,7 +36,7 @@ class Pattern:
         self._class_of = Table(automaton.class_of, tokens, self._end)
         groups_SG, self._loops, self._loop_matches = _loops(automaton)
         certain = _certain(automaton)
-        self._width = automaton.classes
+        self._width, self._later = automaton.classes, automaton.later
         with tf.init_scope(), tf.device("CPU:0"):
             self._following = tf.constant(automaton.following.reshape(-1))
             self._matched = tf.constant(automaton.matched.reshape(-1))
@@ -85,7 +85,8 @@ class Pattern:
             return state_R, at_R, stop_R, last_R, which_R, end_N
 
         any_length = tf.TensorShape([None])
-        start = (tf.ones_like(here_N), here_N, stop_N, here_N, here_N, here_N)
+        state_N = tf.where(begins_N, 1, self._later) if self._later != 1 else tf.ones_like(here_N)
+        start = (state_N, here_N, stop_N, here_N, here_N, here_N)
         *_, end_N = tf.while_loop(
             lambda state_R, *_: tf.size(state_R) > 0, step, start, shape_invariants=(any_length,) * 6
         )

@@ -85,8 +85,10 @@ def _folded() -> np.ndarray:
 class _Reader:
     """Reads a pattern into a tree and a list of sets of characters."""
 
-    def __init__(self, pattern: str):
+    def __init__(self, pattern: str, begins: bool = True):
+        """begins: whether the match is sought where a text begins."""
         self.pattern = pattern
+        self.begins = begins
         self.at = 0
         self.sets: list[np.ndarray] = []
         self._numbers: dict[bytes, int] = {}
@@ -205,6 +207,8 @@ class _Reader:
         if c == "$":  # before a line's end
             return ("ahead", self._number(_points("\n")), True, True)
         if c == "\\":
+            if self._take("A"):  # where nothing has been read, which is the only place that published patterns have it
+                return ("sequence", []) if self.begins else ("set", self._number(np.zeros(SCALARS, bool)))
             if self._take("z"):
                 return ("ahead", self._number(np.zeros(SCALARS, bool)), True, True)
             return self._set(self._escape())
@@ -364,11 +368,12 @@ class _Program:
 
 @dataclass(frozen=True)
 class Automaton:
-    """Tables. State 0 is dead, and 1 begins a match."""
+    """Tables. State 0 is dead; 1 begins a match where a text begins, and `later` elsewhere."""
 
     class_of: np.ndarray  # [0x110000] int32: each character's class, below C-1
     following: np.ndarray  # [Q,C] int32: the state after one more character
     matched: np.ndarray  # [Q,C] bool: when the next character is of this class, what was read before it is a match
+    later: int = 1  # another state only if the pattern has \\A in it
 
     @property
     def states(self) -> int:
@@ -385,7 +390,7 @@ class Automaton:
         classes = [*self.class_of[[ord(c) for c in text]].tolist(), self.classes - 1] if text else [self.classes - 1]
         found, start = [], 0
         while start < len(text):
-            state, at, stop = 1, start, start
+            state, at, stop = (self.later if start else 1), start, start
             while state:
                 stop = at if self.matched[state, classes[at]] else stop
                 state, at = int(self.following[state, classes[at]]), at + 1
@@ -398,7 +403,20 @@ class Automaton:
 @functools.lru_cache(maxsize=64)
 def compile_pattern(pattern: str, literal: bool = False) -> Automaton:
     """The automaton of a pattern, or of a plain string; ValueError that names what is not supported."""
-    reader = _Reader(pattern)
+    if literal or r"\A" not in pattern:
+        return _compile(pattern, literal, True)
+    first, later = (_compile(pattern, False, begins) for begins in (True, False))
+    following = np.where(later.following > 0, later.following + len(first.following) - 1, 0)
+    return Automaton(
+        first.class_of,
+        np.concatenate([first.following, following[1:]]),
+        np.concatenate([first.matched, later.matched[1:]]),
+        later=len(first.following),
+    )
+
+
+def _compile(pattern: str, literal: bool, begins: bool) -> Automaton:
+    reader = _Reader(pattern, begins)
     if literal:
         tree = ("sequence", [("set", reader._number(_points(c))) for c in pattern])
     else:
