@@ -76,6 +76,7 @@ class TorchFile:
             dtype=view.dtype,
             # Not a method of self: that cycle would keep the file open until the next garbage collection.
             read=partial(_read_array, self._file, name, view, begin),
+            read_rows=partial(_read_rows, self._file, name, begin) if _is_contiguous(view) else None,
         )
 
 
@@ -85,15 +86,32 @@ def _read_array(file: OpenFile, name: str, view: TensorView, position: int) -> n
     array = aligned_empty(view.shape, view.dtype)
     if not array.size:
         return array
-    if array.strides == tuple(stride * view.dtype.itemsize for stride in view.strides) or array.size == 1:
+    if _is_contiguous(view):
         file.read_into(memoryview(array.reshape(-1).view(np.uint8)), position)
         return array
-    # A transposed matrix, a column, or the like. Strides of axes of size 1 may be anything, and mean nothing.
+    # A transposed matrix, a column, or the like.
     span = aligned_empty((view.span,), view.dtype)
     file.read_into(memoryview(span.view(np.uint8)), position)
     strides = [stride * view.dtype.itemsize for stride in view.strides]
     np.copyto(array, np.lib.stride_tricks.as_strided(span, view.shape, strides, writeable=False))
     return array
+
+
+def _read_rows(file: OpenFile, name: str, position: int, begin: int, rows: np.ndarray) -> None:
+    if file.closed:
+        raise ValueError(f'{file.path}: closed before tensor "{name}" was read; read inside the `with` block')
+    if rows.size:
+        file.read_into(memoryview(rows.reshape(-1).view(np.uint8)), position + begin * rows[0].nbytes)
+
+
+def _is_contiguous(view: TensorView) -> bool:
+    """Whether the elements lie in the file as in an array. Strides of axes of size 1 may be anything."""
+    expected = 1
+    for size, stride in zip(view.shape[::-1], view.strides[::-1], strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _state_dict(described: Any, path: Path) -> dict[str, TensorView]:

@@ -43,6 +43,17 @@ def test_tensors_are_those_that_were_saved(file):
         assert tensor.read().tobytes() == expected.tobytes(), name
 
 
+def test_tensors_that_lie_in_one_piece_are_read_in_strips():
+    tensors = TorchFile(GOLDEN / "zip.bin").tensors
+    for name in ("base", "rows", "parameter", "bfloat16", "int64", "empty"):
+        expected = EXPECTED[name]
+        for begin in range(len(expected)):
+            rows = np.empty_like(expected[begin:])
+            tensors[name].read_rows(begin, rows)
+            assert rows.tobytes() == expected[begin:].tobytes(), name
+    assert all(tensors[name].read_rows is None for name in ("transposed", "columns", "every_third", "expanded"))
+
+
 def test_a_directory_falls_back_to_it(tmp_path):
     shutil.copy(GOLDEN / "zip.bin", tmp_path / "pytorch_model.bin")
     with open_weights(tmp_path) as weights:
