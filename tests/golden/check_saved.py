@@ -53,5 +53,7 @@ def check(saved: Path, case: Path) -> float:
 
 if __name__ == "__main__":
     difference = check(Path(sys.argv[1]), Path(sys.argv[2]))
-    print(f"{sys.argv[1]}: opened by transformers; largest difference, as a share of the largest number: {difference:.2g}")
+    print(
+        f"{sys.argv[1]}: opened by transformers; largest difference, as a share of the largest number: {difference:.2g}"
+    )
     sys.exit(difference > 1e-4)
