@@ -158,7 +158,11 @@ def _given(kind: str, source: str, options: Options) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if path is not None:
         fields = (google_bert if kind == "google-bert" else models_official).read_config(path)
-    return fields if options.activation is None else {**fields, "hidden_act": options.activation}
+    if options.activation is not None:
+        fields["hidden_act"] = options.activation
+    elif kind == "models-official" and "hidden_act" not in fields:
+        logger.warning("the checkpoint does not say its activation: gelu_new is taken; give --config or --activation")
+    return fields
 
 
 def _directory(source: str) -> Path:

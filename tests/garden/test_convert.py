@@ -231,6 +231,7 @@ def test_the_command_reports_what_it_made(capfd, caplog, tmp_path):
     assert out == f"{tmp_path / 'b'}\n"
     assert "BertModel" in err
     assert "no tokenizer is written" in caplog.text
+    assert "does not say its activation: gelu_new is taken" in caplog.text
     assert run_command([*arguments[:-2], str(tmp_path)]) == 2  # the target exists
     assert "exists already" in capfd.readouterr()[1]
 
