@@ -137,7 +137,10 @@ class CharactersMap:
         before = tf.searchsorted(source_M, vanished, side="left") - 1
         same = tf.where(
             (before >= 0)
-            & tf.equal(tf.gather(tf.concat([changed.pieces, [-1]], axis=0), before), tf.gather(text.pieces, vanished))
+            & tf.equal(
+                tf.gather(tf.concat([changed.pieces, [-1]], axis=0), tf.maximum(before, 0)),
+                tf.gather(text.pieces, vanished),
+            )
         )[:, 0]
         return tf.tensor_scatter_nd_add(
             consumed_M, tf.gather(before, same)[:, None], tf.gather(old_N, tf.gather(vanished, same))

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from garden.tokenizers.automaton import compile_pattern
 from garden.tokenizers.byte_level import token_bytes
 from garden.tokenizers.files import options
 from garden.tokenizers.pretokenizers import metaspace_options
-from garden.tokenizers.regex import compile_pattern
 
 REPLACEMENT = "\ufffd"
 _CLEAN_UP = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m")]
@@ -37,6 +37,27 @@ def clean_up_spaces(texts: tf.Tensor) -> tf.Tensor:
     return texts
 
 
+def read_decoder(value: Mapping | None) -> tuple[list[_OnToken], list[dict]]:
+    """What is done to each token by itself, and the components that see more; ValueError names what is not supported."""
+    components = _flat(value)
+    on_token: list[_OnToken] = []
+    if value is None:
+        on_token.append(lambda token, first, _: token if first else " " + token)
+    while components and (made := _on_token(components[0])) is not None:
+        on_token.append(made)
+        components = components[1:]
+    for index, component in enumerate(components):  # only what the graph can do may follow
+        _on_token(component)
+        kind = component["type"]
+        late = index > 0 and kind in ("ByteFallback", "ByteLevel", "WordPiece", "BPEDecoder")
+        if late or (kind == "Replace" and "Regex" in component["pattern"]):
+            before = components[index - 1]["type"]
+            raise ValueError(f'tokenizer.json: decoder "{kind}" after "{before}" is not supported')
+        if kind == "Strip" and max(component.get("start", 0), component.get("stop", 0)) > 1000:
+            raise ValueError("tokenizer.json: decoder Strip of more than 1000 characters is not supported")
+    return on_token, components
+
+
 class Decoder:
     """Token ids to texts by the decoder of a tokenizer.json.
 
@@ -44,16 +65,9 @@ class Decoder:
     """
 
     def __init__(self, value: Mapping | None, spellings: Sequence[str]):
-        components = _flat(value)
-        on_token: list[_OnToken] = []
-        if value is None:
-            on_token.append(lambda token, first, _: token if first else " " + token)
-        while components and (made := _on_token(components[0])) is not None:
-            on_token.append(made)
-            components = components[1:]
+        on_token, components = read_decoder(value)
         self._rest = components
         self._bytes = bool(components) and components[0]["type"] == "ByteLevel"
-        self._check(components)
 
         def table(first: bool, last: bool) -> list[str]:
             tokens = spellings
@@ -84,21 +98,6 @@ class Decoder:
             self._tables = tf.constant([token for tokens in tables for token in tokens], tf.string)
             if self._byte_of_token is not None:
                 self._is_byte = tf.constant(self._byte_of_token >= 0)
-
-    @staticmethod
-    def _check(components: list[dict]) -> None:
-        """Only what the graph can do may stand after the first component that needs it."""
-        fused = False
-        for index, component in enumerate(components):
-            kind = component["type"]
-            late = index > 0 and kind in ("ByteFallback", "ByteLevel", "WordPiece", "BPEDecoder")
-            if late or (kind == "Replace" and "Regex" in component["pattern"]):
-                before = components[index - 1]["type"]
-                raise ValueError(f'tokenizer.json: decoder "{kind}" after "{before}" is not supported')
-            fused = fused or kind == "Fuse"
-            for side in ("start", "stop"):
-                if kind == "Strip" and component.get(side, 0) > 1000:
-                    raise ValueError(f"tokenizer.json: decoder Strip: {side} {component[side]} is not supported")
 
     def __call__(self, ids_T: tf.Tensor, splits: tf.Tensor) -> tf.Tensor:
         """Texts [B] of ids, all of them in the vocabulary. splits: [B+1] int64."""

@@ -67,11 +67,10 @@ def _word_and_space(characters: list[str]) -> tuple[set[str], set[str]]:
     return word, space
 
 
-CATEGORIES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"]
+CATEGORIES = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn"
 SCRIPTS = (
-    ["Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Greek", "Han", "Hangul", "Hebrew", "Hiragana", "Katakana", "Khmer", "Lao", "Latin"]
+    "Arabic Armenian Bengali Cyrillic Devanagari Greek Han Hangul Hebrew Hiragana Katakana Khmer Lao Latin Tamil Thai"
 )
-SCRIPTS += ["Tamil", "Thai"]
 
 
 def _sets(characters: list[str]) -> dict[str, np.ndarray]:
@@ -82,7 +81,7 @@ def _sets(characters: list[str]) -> dict[str, np.ndarray]:
         split = pre_tokenizers.Split(Regex(regex + "+"), "removed", invert=True)
         return {c for run, _ in split.pre_tokenize_str(text) for c in run}
 
-    sets = {f"set_{name}": of_regex(rf"\p{{{name}}}") for name in (*CATEGORIES, *SCRIPTS)}
+    sets = {f"set_{name}": of_regex(rf"\p{{{name}}}") for name in (*CATEGORIES.split(), *SCRIPTS.split())}
     sets["set_word"] = of_regex(r"\w")
     digits = pre_tokenizers.Digits(individual_digits=False)
     accents = normalizers.StripAccents()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from garden.tokenizers.regex import Automaton, compile_pattern
+from garden.tokenizers.automaton import Automaton, compile_pattern
 from garden.tokenizers.text import Table, Text, begins, bounds
 
 

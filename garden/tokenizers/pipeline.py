@@ -18,7 +18,7 @@ from garden.tokenizers.added_tokens import AddedToken, TokenCutter
 from garden.tokenizers.bpe import BytePairModel
 from garden.tokenizers.byte_level import CHARACTER_OF_BYTE, BytesAsCharacters
 from garden.tokenizers.characters import CodePointTable, Flag, character_data, encode_points
-from garden.tokenizers.decoders import Decoder
+from garden.tokenizers.decoders import Decoder, read_decoder
 from garden.tokenizers.files import parse_added_tokens
 from garden.tokenizers.normalizers import compile_normalizer
 from garden.tokenizers.post_processors import parse_post_processor
@@ -26,6 +26,7 @@ from garden.tokenizers.pretokenizers import Metaspace, compile_pre_tokenizer
 from garden.tokenizers.template import Pieces, Template
 from garden.tokenizers.text import FIRST_TOKEN, Text, begins, bounds
 from garden.tokenizers.tokenizer import Tokenizer
+from garden.tokenizers.unigram import UnigramModel
 from garden.tokenizers.vocabulary import Vocabulary
 from garden.tokenizers.word_models import WordPieceModel
 from garden.tokenizers.words import WordPieces, Words
@@ -90,8 +91,9 @@ class PipelineTokenizer(Tokenizer):
             if self._byte_level:  # these see the characters that stand for bytes
                 self._steps.append(BytesAsCharacters(total))
                 self._byte_level = False
-            self._model = _model_class(model["type"]).from_spec(model)
+            self._model = (UnigramModel if model["type"] == "Unigram" else WordPieceModel).from_spec(model)
         self._make_trims()
+        read_decoder(spec.get("decoder"))
         self._decoder: Decoder | None = None  # most tokenizers never detokenize
 
     # ---- Tables --------------------------------------------------------------------------------------------------
@@ -257,14 +259,6 @@ class PipelineTokenizer(Tokenizer):
         if self._decoder is None:
             self._decoder = Decoder(self.spec.get("decoder"), self._spellings())
         return self._decoder(ids_T, splits)
-
-
-def _model_class(kind: str):
-    if kind != "Unigram":
-        return WordPieceModel
-    from garden.tokenizers.unigram import UnigramModel
-
-    return UnigramModel
 
 
 def _vocabulary(spec: Mapping[str, Any], roles: Mapping[str, str]) -> Vocabulary:
