@@ -192,7 +192,8 @@ class CausalLM(Task):
         """Returns each target's log-probability [M] float32, `LOGITS` logits at a time."""
         count = tf.shape(x_MD)[0]
         size = tf.maximum(tf.minimum(count, max(LOGITS // self.backbone.config.vocab_size, 1)), 1)
-        parts = (count + size - 1) // size
+        # At least one: in a graph there is no telling what shape none have.
+        parts = tf.maximum((count + size - 1) // size, 1)
         missing = parts * size - count
 
         def part(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
