@@ -200,8 +200,10 @@ class BytePairModel:
         """The nodes that the symbols of words become before any merge."""
         spread = tf.raw_ops.RaggedRange(starts=start_O - 1, limits=end_O, deltas=1, Tsplits=tf.int32)
         marks = spread.rt_nested_splits[:, None]  # a mark before each word, and at the end
-        at_M = tf.concat([spread.rt_dense_values, [0]], axis=0)
-        code_M = tf.tensor_scatter_nd_update(tf.gather(code_N, tf.maximum(at_M, 0)), marks, tf.zeros_like(marks[:, 0]))
+        at_M = tf.concat([spread.rt_dense_values, [-1]], axis=0)
+        code_M = tf.tensor_scatter_nd_update(
+            tf.gather(tf.concat([[0], code_N], axis=0), at_M + 1), marks, tf.zeros_like(marks[:, 0])
+        )
         mark_M = tf.scatter_nd(marks, tf.ones_like(marks[:, 0], tf.bool), tf.shape(code_M))
         if self._node_of_code.shape[0] == 1:
             node_M = tf.gather(self._node_of_code[0], code_M)

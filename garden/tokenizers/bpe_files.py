@@ -36,6 +36,7 @@ def bpe_spec(directory: Path, config: Mapping[str, Any]) -> tuple[dict, dict]:
     for token, token_id in vocabulary.items():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
             raise ValueError(f'{directory / "vocab.json"}: "{token}" has id {token_id!r}; expected a number from 0 on')
+    merges = _read_merges(path)
     name = class_of(directory, config)
     if name is None:  # nobody says: by the special tokens
         likely = {"GPT2Tokenizer": {"<|endoftext|>"}, "RobertaTokenizer": {"<s>", "</s>", "<pad>", "<unk>", "<mask>"}}
@@ -46,7 +47,7 @@ def bpe_spec(directory: Path, config: Mapping[str, Any]) -> tuple[dict, dict]:
             f"{directory}: vocab.json and merges.txt of {said} are not supported; supported: {', '.join(_FAMILIES)}; "
             "or save tokenizer.json with transformers"
         )
-    return _FAMILIES[name](vocabulary, _read_merges(path), config)
+    return _FAMILIES[name](vocabulary, merges, config)
 
 
 def _read_merges(path: Path) -> list[list[str]]:
