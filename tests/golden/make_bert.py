@@ -29,11 +29,11 @@ transformers.utils.logging.disable_progress_bar()
 OUT = Path(__file__).resolve().parent / "bert"
 
 SMALL = {
-    "vocab_size": 60,
-    "hidden_size": 24,
+    "vocab_size": 40,
+    "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "intermediate_size": 40,
+    "intermediate_size": 24,
     "max_position_embeddings": 16,
 }
 
@@ -51,14 +51,14 @@ CASES = {
             "hidden_act": "relu",
             "type_vocab_size": 3,
             "layer_norm_eps": 1e-3,
-            "hidden_size": 36,
+            "hidden_size": 24,
             "num_attention_heads": 3,
         },
-        {"shard_bytes": 20_000},
+        {"shard_bytes": 8_000},
     ),
     "bfloat16": (
         "BertModel",
-        {"hidden_act": "silu", "num_attention_heads": 1, "intermediate_size": 72},
+        {"hidden_act": "silu", "num_attention_heads": 1, "intermediate_size": 40},
         {"bfloat16": True},
     ),
     "pretraining_old": ("BertForPreTraining", {}, {"old": True}),

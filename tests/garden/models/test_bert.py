@@ -152,7 +152,7 @@ def edit_config(directory: Path, **changes) -> None:
         ({"model_type": "brt"}, r'model_type "brt" is not supported; supported: .*bert'),
         ({"model_type": ...}, r"supported: .*bert"),
         ({"hidden_act": "wavy"}, r'activation "wavy" is not known; known: .*gelu'),
-        ({"num_attention_heads": 5}, "5 heads do not divide hidden_size 24"),
+        ({"num_attention_heads": 5}, "5 heads do not divide hidden_size 16"),
         ({"hidden_size": "wide"}, "hidden_size: expected int, got 'wide'"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"num_hidden_layers": -1}, "num_hidden_layers"),
@@ -174,9 +174,9 @@ def test_a_config_that_cannot_be_built_is_refused_by_name(copied, changes, messa
     [
         (
             {"hidden_size": 32},
-            r'tensor "embeddings.word_embeddings.weight" has shape \[60, 24\], .* expects \[60, 32\]',
+            r'tensor "embeddings.word_embeddings.weight" has shape \[40, 16\], .* expects \[40, 32\]',
         ),
-        ({"vocab_size": 61}, r'word_embeddings.weight" has shape \[60, 24\], the network expects \[61, 24\]'),
+        ({"vocab_size": 41}, r'word_embeddings.weight" has shape \[40, 16\], the network expects \[41, 16\]'),
         ({"num_hidden_layers": 4}, r"lacks encoder.layer.3.attention.self.query.weight, .* and 11 more"),
         ({"num_hidden_layers": 2}, r"has unknown encoder.layer.2.attention.output.LayerNorm.bias, .* and 11 more"),
     ],
@@ -217,7 +217,7 @@ def test_missing_and_truncated_files_are_named(copied):
 
 def test_checkpoints_with_other_heads_open_as_backbones(base, copied):
     tensors = {f"bert.{name}": array for name, array in tensors_of(copied).items()}
-    tensors |= {"qa_outputs.weight": np.ones((2, 24), np.float32), "qa_outputs.bias": np.ones(2, np.float32)}
+    tensors |= {"qa_outputs.weight": np.ones((2, 16), np.float32), "qa_outputs.bias": np.ones(2, np.float32)}
     huggingface.write_weights(copied, tensors)
     batch = base.batches["plain"]
     outputs = garden.Backbone.from_pretrained(copied)(base.inputs(batch))
