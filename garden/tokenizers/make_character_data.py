@@ -96,7 +96,7 @@ def _sets(characters: list[str]) -> dict[str, np.ndarray]:
     joined = [c for c in characters if c != "\0"]
     sets["set_extend"] = {c for c in joined if clusters("a" + c) == "X"}
     sets["set_prepend"] = {c for c in joined if clusters(c + "a") == "X"}
-    sets["set_control"] = {c for c in joined if clusters(c + "\u0300") == "XX"} | {"\0"}
+    sets["set_control"] = {c for c in joined if clusters(c + "\u0300\u0301") == "XX"} | {"\0"}
     edges = {}
     for name, members in sets.items():
         inside = np.zeros(SCALARS + 2, np.int8)
