@@ -48,10 +48,15 @@ class RecurrentConfig(Config):
     sizes = ("vocab_size", "hidden_size", "num_layers")
     heads = ()
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.words_width < 1:
+            raise ValueError(f"embedding_size: expected a positive number, got {self.embedding_size}")
+
     @property
     def words_width(self) -> int:
         """E."""
-        return self.embedding_size or self.hidden_size
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def width(self) -> int:
