@@ -42,6 +42,7 @@ class TextInputs:
         if isinstance(x, dict) and "token_ids" in x:
             parts = tuple(part for part in (x, y, sample_weight) if part is not None)
             x = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else (x,)).batch(batch_size)
+            y = sample_weight = None
         if isinstance(x, tf.data.Dataset):
             if y is not None or sample_weight is not None:
                 raise ValueError("a dataset brings its labels and weights; do not give them again")

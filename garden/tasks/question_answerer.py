@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from garden.tasks.batching import collect, spread
 from garden.tasks.examples import Examples
+from garden.tasks.inputs import is_prepared
 from garden.tasks.task import Task
 from garden.tasks.windows import Characters, Windows, windows
 
@@ -260,11 +261,22 @@ class QuestionAnswerer(Task):
         values = tf.pad(of_tokens.values, [[0, 1]])
         return tf.where(empty, 0, tf.gather(values, tf.where(empty, 0, token)))
 
+    def predict(self, x, batch_size: int | None = None, **kwargs):
+        """Returns the logits [B,T,2] of rows of ids (dictionaries with `token_ids`), as Keras's `predict`.
+
+        Raises ValueError for texts: their windows differ in number and length, and `predict_text` answers them.
+        """
+        if not (isinstance(x, dict) or (isinstance(x, tf.data.Dataset) and is_prepared(x))):
+            raise ValueError("predict: contexts are read in windows of many lengths; use predict_text for answers")
+        return super().predict(x, batch_size=batch_size, **kwargs)
+
     def predict_text(self, texts, batch_size: int = 16) -> list[dict[str, Any]] | dict[str, Any]:
         """Returns `{"answer", "score", "start", "end"}` for each (question, context); for one such pair, its answer.
 
         The places are characters of the context, so that `context[start:end]` is the answer; it is "" where there is none.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"texts: expected pairs, a question and its context each, got {texts!r:.60}")
         one = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(side, str) for side in texts)
         examples = self.examples([texts] if one else texts, labelled=False)
         answers = []

@@ -18,6 +18,7 @@ import tensorflow as tf
 from garden.tasks.batching import collect, lay_out, tokens_of
 from garden.tasks.entities import OUTSIDE, Scheme
 from garden.tasks.examples import Examples, as_examples, checked
+from garden.tasks.inputs import is_prepared
 from garden.tasks.labels import checked_labels, class_of, label_fields, quoted, saved_labels, settled_labels
 from garden.tasks.task import Task
 from garden.tasks.windows import Characters, Windows, windows
@@ -311,7 +312,8 @@ class TokenClassifier(Task):
 
     def _words(self, texts: tf.Tensor, ends: tf.RaggedTensor | None = None) -> Words:
         """Judges the words of texts: those that end at `ends` [E,(M)], or where characters say so."""
-        cut, scores = self._scores(texts)
+        cut, logits = self._judged_tokens(texts)
+        scores = tf.nn.softmax(logits)
         text = tf.cast(cut.starts.value_rowids(), tf.int32)
         characters = Characters(texts)
         if ends is None:
@@ -327,25 +329,42 @@ class TokenClassifier(Task):
         # White space may have tokens of its own.
         return Words(*(tf.boolean_mask(values, starts < limits) for values in words))
 
-    def _scores(self, texts: tf.Tensor) -> tuple[Windows, tf.Tensor]:
-        """Returns the windows of texts, and the probabilities of their tokens' classes [N,C] float32."""
+    def _judged_tokens(self, texts: tf.Tensor) -> tuple[Windows, tf.Tensor]:
+        """Returns the windows of texts, and the logits of their tokens [N,C] float32."""
         cut = windows(self.tokenizer, texts, None, length=self.sequence_length, overlap=OVERLAP)
         x = self.rows(cut.token_ids, cut.type_ids)
-        scores = collect(tf.nn.softmax(tf.cast(self(tokens_of(x)), tf.float32)), x, cut.token_ids)
-        return cut, tf.boolean_mask(scores, cut.owned.values)
+        logits = collect(tf.cast(self(tokens_of(x)), tf.float32), x, cut.token_ids)
+        return cut, tf.boolean_mask(tf.ensure_shape(logits, [None, len(self.labels)]), cut.owned.values)
 
     def judged(self, examples: Examples, batch_size: int = 32) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields, a batch at a time, text, true class and likeliest class of each labelled word: three times [M]."""
 
         def judge(texts: tf.Tensor, segments: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            cut, scores = self._scores(texts)
+            cut, logits = self._judged_tokens(texts)
             truth = self._classes(texts, segments, cut)
-            values = (cut.starts.value_rowids(), truth, tf.argmax(scores, axis=-1, output_type=tf.int32))
+            values = (cut.starts.value_rowids(), truth, tf.argmax(logits, axis=-1, output_type=tf.int32))
             return tuple(tf.boolean_mask(each, truth >= 0) for each in values)
 
         judge = tf.function(judge, reduce_retracing=True, autograph=False)
         for batch in self.raw_dataset(examples, batch_size=batch_size):
             yield tuple(values.numpy() for values in judge(batch["text"], batch["label"]))
+
+    def predict(self, x, batch_size: int | None = None, **kwargs):
+        """Returns, for texts, a list with the logits of each one's tokens [L,C], special tokens left out; data as in `fit`.
+
+        For rows of ids (dictionaries with `token_ids`) an array of logits, as Keras's `predict`.
+        """
+        data = self.raw_dataset(x, batch_size=batch_size or 32, labelled=False)
+        if is_prepared(data):
+            return super().predict(x, batch_size=batch_size, **kwargs)
+        logits = tf.function(self._logits, reduce_retracing=True, autograph=False)
+        return [row.numpy() for batch in data for row in logits(batch["text"])]
+
+    def _logits(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        if texts.shape.rank == 2:
+            texts = tf.strings.reduce_join(texts, axis=1, separator=" ")
+        cut, logits = self._judged_tokens(texts)
+        return cut.starts.with_values(logits)
 
     @functools.cached_property
     def _compiled_words(self):
