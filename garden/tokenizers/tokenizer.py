@@ -145,6 +145,7 @@ class Tokenizer(tf.Module):
             return self._graphs.run(texts, pairs, max_length, spans, truncation, add_special_tokens)
         return self._graph(texts, pairs, tf.cast(max_length, tf.int64), spans, truncation, add_special_tokens)
 
+    @tf.autograph.experimental.do_not_convert  # nothing here is Python that a graph must be made of
     def _graph(self, texts, pairs, max_length, spans, truncation, add_special_tokens) -> Encoding:
         with tf.device("CPU:0"):  # strings live there, and small steps are not worth sending elsewhere
             parts = self.template.parts(pairs is not None, add_special_tokens)
@@ -189,6 +190,7 @@ class Tokenizer(tf.Module):
             return self._graphs.detokenize(ids, skip_special_tokens, clean_up)
         return self._detokenize_graph(ids.values, ids.row_splits, skip_special_tokens, clean_up)
 
+    @tf.autograph.experimental.do_not_convert
     def _detokenize_graph(self, values, splits, skip_special_tokens: bool, clean: bool) -> tf.Tensor:
         with tf.device("CPU:0"):
             shown = tf.constant(self._shown(skip_special_tokens))
