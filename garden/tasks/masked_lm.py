@@ -118,7 +118,7 @@ class MaskedLM(Task):
         has_mask = first < tf.size(rows)
         place = tf.where(has_mask, tf.gather(tf.pad(positions, [[0, 1]]), tf.minimum(first, tf.size(rows))), 0)
         logits = self({**token_ids, "mask_positions": place[:, None]})[:, 0]
-        scores, ids = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), CANDIDATES)
+        scores, ids = self._likeliest(logits, CANDIDATES)
         tokens = tf.gather(tf.constant(self.tokenizer.vocabulary), ids)
         return {
             "tokens": tf.where(has_mask[:, None], tokens, ""),
@@ -145,8 +145,8 @@ class MaskedLM(Task):
             places = np.zeros([len(part), most], np.int32)
             for row, masks in enumerate(masks_of):
                 places[row, : len(masks)] = positions.numpy()[masks]
-            logits = tf.cast(self({**x, "mask_positions": places}), tf.float32)
-            scores, ids = (part.numpy() for part in tf.math.top_k(tf.nn.softmax(logits), candidates))
+            likeliest = self._likeliest(self({**x, "mask_positions": places}), candidates)
+            scores, ids = (part.numpy() for part in likeliest)
             token_ids, lengths = x["token_ids"].numpy(), (x["segment_ids"].numpy() > 0).sum(axis=1)
             for row, masks in enumerate(masks_of):
                 ids_of_row = token_ids[row, : lengths[row]]
@@ -165,6 +165,11 @@ class MaskedLM(Task):
         x = tokens_of(x)
         places = tf.cast(tf.where(x["token_ids"] == self.tokenizer.mask_id), tf.int32)
         return x, places[:, 1], places[:, 0]
+
+    def _likeliest(self, logits: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the scores and ids [...,K] of the likeliest tokens; a table may have rows that are no token's."""
+        scores = tf.nn.softmax(tf.cast(logits, tf.float32))[..., : self.tokenizer.vocabulary_size]
+        return tf.math.top_k(scores, min(count, self.tokenizer.vocabulary_size))
 
     def _candidates(
         self, token_ids: np.ndarray, place: int, ids: np.ndarray, scores: np.ndarray

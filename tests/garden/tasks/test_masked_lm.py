@@ -1,5 +1,7 @@
 """Masked language modelling: which tokens are hidden and how, what is counted, and what stands in for a mask."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -177,6 +179,19 @@ def test_answers_are_for_the_first_mask(model):
     for index, candidates in ((0, model.predict_text(texts[0])), (2, model.predict_text(texts[2])[0])):
         np.testing.assert_allclose(given["scores"][index], [answer["score"] for answer in candidates], atol=1e-5)
     assert model.answer(tf.constant([], tf.string))["tokens"].shape == (0, 5)
+
+
+def test_rows_of_the_table_that_are_no_token_are_never_candidates(model):
+    # Published tables are often padded to a round number of rows.
+    config = dataclasses.replace(model.backbone.config, vocab_size=model.tokenizer.vocabulary_size + 8)
+    padded = MaskedLM.build_on(type(model.backbone)(config, pooler=False), model.tokenizer)
+    bias = padded.head.vocabulary_bias
+    bias.assign(np.arange(config.vocab_size) >= model.tokenizer.vocabulary_size)
+    candidates = padded.predict_text("a [MASK] film", candidates=1_000)
+    assert len(candidates) == model.tokenizer.vocabulary_size
+    assert 0 < sum(candidate["score"] for candidate in candidates) < 1
+    tokens = padded.answer(tf.constant(["a [MASK] film"]))["tokens"].numpy()[0]
+    assert [token.decode() for token in tokens] == [candidate["token"] for candidate in candidates[:5]]
 
 
 def test_a_saved_model_opens_as_it_was(model, tmp_path):
