@@ -69,7 +69,7 @@ def test_goldens_of_decoding(name):
     assert text(clean_up=True) == wanted["decoded_clean"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=batches)
 @pytest.mark.parametrize("name", ["roberta", "mistral", "t5"])
 def test_any_text(name, batch, same):
@@ -92,7 +92,7 @@ def test_every_scalar_value(name, same):
         same(*both(name), [f"a{c}b {c}{c}" for c in scalars[begin : begin + 50_000]])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["gpt2", "llama2"])
 def test_any_ids_decode(name, data):
