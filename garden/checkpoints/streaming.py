@@ -23,6 +23,8 @@ Layout = Literal["rows", "columns"]
 """How tensors lie in a variable: as they are, or each turned on its side, one beside the other on the last axis."""
 
 STRIP_BYTES = 2**21
+# Larger variables are written where they lie. Others are made anew, which is faster, and then take the old one's place.
+ANEW_BYTES = 2**25
 THREADS = min(2, os.cpu_count() or 1)
 
 
@@ -74,26 +76,35 @@ class _Memory:
 
 
 def _fill(variable, dtype: np.dtype, layout: Layout, tensors: Sequence[StoredTensor], memory: _Memory) -> None:
+    shape = tuple(variable.shape)
+    anew = math.prod(shape) * dtype.itemsize <= ANEW_BYTES
+    target = aligned_empty(shape, dtype) if anew else None
     column = 0
     for tensor in tensors:
         rows, row_shape = tensor.shape[0], tensor.shape[1:]
         row_bytes = math.prod(row_shape) * tensor.dtype.itemsize
         step = max(STRIP_BYTES // max(row_bytes, 1), 1)
+        axis = len(row_shape) if layout == "columns" else 0
         for begin in range(0, rows, step):
             count = min(step, rows - begin)
-            strip = memory.array("read", (count, *row_shape), tensor.dtype)
-            tensor.read_rows(begin, strip)
-            if layout == "columns":
-                turned = memory.array("turned", (*row_shape, count), dtype)
-                copy_transposed(strip, turned)
-                _write(variable, turned, len(row_shape), column + begin)
-                continue
-            if strip.dtype != dtype:
-                cast = memory.array("turned", strip.shape, dtype)
-                np.copyto(cast, strip, casting="unsafe")
-                strip = cast
-            _write(variable, strip, 0, begin)
+            place = slice(column + begin, column + begin + count)
+            wanted_shape = (*row_shape, count) if layout == "columns" else (count, *row_shape)
+            part = target[(slice(None),) * axis + (place,)] if anew else memory.array("part", wanted_shape, dtype)
+            if layout == "rows" and tensor.dtype == dtype:
+                tensor.read_rows(begin, part)
+            else:
+                strip = memory.array("strip", (count, *row_shape), tensor.dtype)
+                tensor.read_rows(begin, strip)
+                if layout == "columns":
+                    copy_transposed(strip, part)
+                else:
+                    np.copyto(part, strip, casting="unsafe")
+            if not anew:
+                _write(variable, part, axis, place.start)
         column += rows
+    if anew:
+        # The variable takes the array's memory over.
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.convert_to_tensor(Owned(target)))
 
 
 def _write(variable: ResourceVariable, array: np.ndarray, axis: int, begin: int) -> None:

@@ -6,6 +6,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from garden.checkpoints import streaming
 from garden.checkpoints.huggingface import open_weights, write_weights
@@ -43,8 +44,10 @@ def variables(dtype: str) -> dict[str, keras.Variable]:
 @pytest.mark.parametrize("strip", [1, 40, 2**21])
 @pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
-def test_strips_are_whole_tensors(tmp_path, monkeypatch, strip, stored, wanted):
+@pytest.mark.parametrize("anew", [0, 2**25])
+def test_strips_are_whole_tensors(tmp_path, monkeypatch, strip, stored, wanted, anew):
     monkeypatch.setattr(streaming, "STRIP_BYTES", strip)
+    monkeypatch.setattr(streaming, "ANEW_BYTES", anew)
     given = tensors(stored)
     write_weights(tmp_path, given)
     here, plain = variables(wanted), variables(wanted)
@@ -79,3 +82,18 @@ def test_a_file_that_became_shorter_is_named(tmp_path):
         file.write_bytes(file.read_bytes()[:-400])
         with pytest.raises(ValueError, match=r"model.safetensors: the file became shorter while it was read"):
             load(variables("float32"), RULES, weights)
+
+
+def test_what_was_read_before_stays_and_what_is_loaded_can_be_trained(tmp_path):
+    write_weights(tmp_path, tensors(np.float32))
+    here = variables("float32")
+    before = {name: tf.convert_to_tensor(variable.value) for name, variable in here.items()}
+    with open_weights(tmp_path) as weights:
+        load(here, RULES, weights)
+    for name, variable in here.items():
+        assert not before[name].numpy().any()
+        loaded = variable.numpy().copy()
+        held = tf.convert_to_tensor(variable.value)
+        variable.assign_add(np.ones(SHAPES[name], np.float32))
+        np.testing.assert_array_equal(variable.numpy(), loaded + 1)
+        np.testing.assert_array_equal(held, loaded)
