@@ -23,8 +23,9 @@ Layout = Literal["rows", "columns"]
 """How tensors lie in a variable: as they are, or each turned on its side, one beside the other on the last axis."""
 
 STRIP_BYTES = 2**21
-# Larger variables are written where they lie. Others are made anew, which is faster, and then take the old one's place.
-ANEW_BYTES = 2**25
+# Larger variables are written where they lie. Others are made anew and take the old one's place, which is faster, but the
+# old one's memory stays in TensorFlow's pool.
+ANEW_BYTES = 2**16
 THREADS = min(2, os.cpu_count() or 1)
 
 
