@@ -160,6 +160,7 @@ def test_language_models_train(tokenizer, tiny_data, model_type, task):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_translator_learns_to_copy(tokenizer):
     texts = ["good film", "the story", "bad actors", "an awful end"]
     model = made("bahdanau", "seq2seq-lm", tokenizer)
