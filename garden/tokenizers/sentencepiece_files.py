@@ -154,7 +154,7 @@ def _t5(model: SentencePieceModel, config: Mapping) -> tuple[dict, dict]:
     vocabulary = [*model.tokens(), *((token, 0.0) for token in reversed(sentinels))]
     eos = content(config["eos_token"])
     around = lambda ids: template(f"A {eos}", f"A {eos} B {eos}", ids)
-    return _unigram(model, config, vocabulary, 2, around, extra=(*model.of_kind(_CONTROL), *sentinels)), config
+    return _unigram(model, config, vocabulary, 2, around, extra=(*_control(model, config), *sentinels)), config
 
 
 def _xlm_roberta(model: SentencePieceModel, config: Mapping) -> tuple[dict, dict]:
@@ -202,7 +202,7 @@ def _albert(model: SentencePieceModel, config: Mapping) -> tuple[dict, dict]:
     config = with_defaults(config, defaults)
     cls, sep = content(config["cls_token"]), content(config["sep_token"])
     around = lambda ids: template(f"{cls} A {sep}", f"{cls} A {sep} B {sep}", ids, types=True)
-    spec = _unigram(model, config, model.tokens(), 1, around, extra=model.of_kind(_CONTROL))
+    spec = _unigram(model, config, model.tokens(), 1, around, extra=_control(model, config))
     steps = [{"type": "Replace", "pattern": {"String": quote}, "content": '"'} for quote in ("``", "''")]
     if not config.get("keep_accents", False):
         steps += [{"type": "NFKD"}, {"type": "StripAccents"}]
@@ -254,12 +254,9 @@ def _by_own_settings(model: SentencePieceModel, config: Mapping) -> tuple[dict, 
         merges = [(left, right) for *_, left, right in sorted(ranked)]
         body = _bpe(ids, merges, model.unk_piece, model.byte_fallback, ignore_merges=bool(user_defined))
     else:
-        body = {
-            "type": "Unigram",
-            "unk_id": model.unk_id,
-            "vocab": model.tokens(),
-            "byte_fallback": model.byte_fallback,
-        }
+        # The reference reads this one back from a file: see UnigramModel.from_spec.
+        body = {"type": "Unigram", "unk_id": model.unk_id, "vocab": [list(entry) for entry in model.tokens()]}
+        body["byte_fallback"] = model.byte_fallback
     replace = lambda pattern, by: {"type": "Replace", "pattern": pattern, "content": by}
     steps = _precompiled(model)
     if model.remove_extra_whitespaces:
@@ -274,7 +271,7 @@ def _by_own_settings(model: SentencePieceModel, config: Mapping) -> tuple[dict, 
         splits.append({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False})
     spec = {
         **_EMPTY,
-        "added_tokens": added_tokens([piece for piece, _ in model.tokens()], config, extra=model.of_kind(_CONTROL)),
+        "added_tokens": added_tokens([piece for piece, _ in model.tokens()], config, extra=_control(model, config)),
         "normalizer": {"type": "Sequence", "normalizers": steps},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits} if splits else None,
         "post_processor": ends(config, ids),
@@ -347,10 +344,21 @@ def _bpe(ids, merges, unk_token, byte_fallback, ignore_merges=False) -> dict:
     }
 
 
+def _names_more(config: Mapping) -> bool:
+    """Whether the configuration lists further tokens, which then stand for those that the model's maker defined."""
+    return bool(config.get("additional_special_tokens") or config.get("extra_special_tokens"))
+
+
+def _control(model: SentencePieceModel, config: Mapping) -> list[str]:
+    return [] if _names_more(config) else model.of_kind(_CONTROL)
+
+
 def _with_user_defined(model: SentencePieceModel, ids: Mapping[str, int], config: Mapping) -> list[dict]:
     """Added tokens: control pieces, which are special, and what the model's maker defined, which is not."""
-    special = added_tokens(ids, config, extra=model.of_kind(_CONTROL))
+    special = added_tokens(ids, config, extra=_control(model, config))
     known = {token["content"] for token in special}
+    if _names_more(config):
+        return special
     defined = [{"content": piece, "special": False} for piece in model.of_kind(_USER_DEFINED) if piece not in known]
     listed = {ids[token["content"]]: token for token in defined}
     return sorted([*special, *added_tokens(ids, {"added_tokens_decoder": listed})], key=lambda token: token["id"])

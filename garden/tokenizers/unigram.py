@@ -13,6 +13,7 @@ Letters: N symbols, W words, A words that go on, L the longest token's character
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,11 @@ class UnigramModel:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], *, where: str = "tokenizer.json") -> UnigramModel:
-        """The model section of tokenizer.json; ValueError names what is not supported or wrong."""
+        """The model section of tokenizer.json; ValueError names what is not supported or wrong.
+
+        Scores in lists are taken for read from the file, where the reference reads some with their last bit off;
+        those in tuples are as given.
+        """
         known = ("type", "vocab", "unk_id", "byte_fallback")
         unknown = [name for name in spec if name not in known]
         if unknown:
@@ -87,7 +92,10 @@ class UnigramModel:
                 f"{where}: model.unk_id = {unk_id!r} is not supported; expected the id of a token, "
                 f"0 to {len(vocabulary) - 1}"
             )
-        vocabulary = [(token, score) for token, score in vocabulary]
+        vocabulary = [
+            (entry[0], entry[1] if isinstance(entry, tuple) else _as_the_reference_reads(entry[1]))
+            for entry in vocabulary
+        ]
         return cls(vocabulary, unk_id, byte_fallback=bool(spec.get("byte_fallback", False)), where=where)
 
     # ---- Graph ---------------------------------------------------------------------------------------------------
@@ -256,3 +264,11 @@ class UnigramModel:
         spelled = tf.gather(byte_ids, tf.where(tf.gather(strange, source), tf.gather(begin, source) + nth, 0))
         ids, starts, ends, row = (tf.gather(values, source) for values in (ids, starts, ends, row))
         return tf.where(tf.gather(strange, source), spelled, ids), starts, ends, row
+
+
+def _as_the_reference_reads(number: float) -> float:
+    """A number as serde_json parses its shortest spelling: digits as one integer, then times or by a power of ten."""
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    value = float(int("".join(map(str, digits))))
+    value = value * 10.0**exponent if exponent >= 0 else value / 10.0**-exponent
+    return -value if sign else value
