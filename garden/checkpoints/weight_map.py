@@ -100,14 +100,16 @@ def load(
     strict: bool = True,
     ignore: Iterable[str] = (),
     optional: Iterable[str] = (),
+    untouched: bool = False,
 ) -> LoadReport:
     """Assign a checkpoint's tensors to variables, each cast to its variable's type.
 
     Every name, shape and type is checked before the first variable changes; then tensors are read in strips, or one
     variable's at a time. With `strict`, a tensor that is missing is an error, unless it matches (in full) a regular
     expression of `optional`, and so is one that nothing uses, unless it matches one of `ignore`; without `strict`, neither
-    is. The report lists what was missing and what was not used. Raises ValueError naming the tensors, both shapes and the
-    file.
+    is. `untouched` says that nothing has been written to most variables' memory: they get other memory then, which is
+    faster. The report lists what was missing and what was not used. Raises ValueError naming the tensors, both shapes and
+    the file.
     """
     rules = _checked(rules, variables)
     used = {name for rule in rules for name in rule.tensors}
@@ -133,7 +135,7 @@ def load(
             streamed.append((variable.value, _dtype(variable), rule.layout, tensors))
         else:
             _assign(variable, rule.read(*(weights[name] for name in rule.tensors)))
-    stream(streamed)
+    stream(streamed, anew=untouched)
     return LoadReport(missing=missing, unexpected=unexpected)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from garden.checkpoints import huggingface
@@ -191,7 +192,10 @@ _blank: ContextVar[bool] = ContextVar("garden_blank_weights", default=False)
 
 @contextlib.contextmanager
 def blank_weights() -> Iterator[None]:
-    """Within it, `initializer` gives zeros: drawing numbers that a checkpoint replaces costs time and memory."""
+    """Within it, `initializer` gives memory as it comes: `load_weights` has to fill what is made of it.
+
+    Drawing numbers, or only writing zeros, would cost the time and the memory of a second set of weights.
+    """
     token = _blank.set(True)
     try:
         yield
@@ -201,7 +205,16 @@ def blank_weights() -> Iterator[None]:
 
 def initializer(stddev: float) -> keras.initializers.Initializer:
     """Returns the one that networks start from: normal, cut at two standard deviations."""
-    return keras.initializers.Zeros() if _blank.get() else keras.initializers.TruncatedNormal(stddev=stddev)
+    return Unwritten() if _blank.get() else keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+@keras.saving.register_keras_serializable("garden")
+class Unwritten(keras.initializers.Initializer):
+    """Tables and kernels in memory that nobody has touched yet; vectors are zeros."""
+
+    def __call__(self, shape, dtype=None):
+        dtype = tf.as_dtype(dtype or keras.config.floatx())
+        return tf.zeros(shape, dtype) if len(shape) < 2 else tf.raw_ops.Empty(shape=list(shape), dtype=dtype)
 
 
 class Backbone(keras.Model):
@@ -224,11 +237,15 @@ class Backbone(keras.Model):
     def __init__(self, config: Config, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        self.blank = _blank.get()
 
     @property
     def foreign(self) -> tuple[str, ...]:
         """Regular expressions of tensors that checkpoints may hold without being needed."""
         return self.family.foreign
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(without_lists(inputs), *args, **kwargs)
 
     @property
     def width(self) -> int:
@@ -338,6 +355,15 @@ class Backbone(keras.Model):
         return cls(cls.family.config.from_dict(values), **kwargs)
 
 
+def without_lists(inputs: Any) -> Any:
+    """Returns a dictionary of inputs with arrays for lists, in which Keras would see several inputs each."""
+    if not isinstance(inputs, Mapping):
+        return inputs
+    return {
+        name: np.asarray(values) if isinstance(values, (list, tuple)) else values for name, values in inputs.items()
+    }
+
+
 def open_weights(directory: str | Path, family: Family) -> Weights:
     """Opens a checkpoint with its tensors called as in the family's bare network."""
     weights = modern_names(huggingface.open_weights(directory))
@@ -361,7 +387,13 @@ def load_weights(
     Tensors that match a pattern of `optional` may be missing: their variables stay as they are.
     """
     variables, rules = combined(backbone, heads)
-    load(variables, rules, weights, strict=strict, ignore=backbone.foreign, optional=optional)
+    options = {"ignore": backbone.foreign, "optional": optional, "untouched": backbone.blank}
+    report = load(variables, rules, weights, strict=strict, **options)
+    for rule in rules if backbone.blank else ():
+        unwritten = rule.variable.startswith("backbone/") and len(variables[rule.variable].shape) > 1
+        if unwritten and not set(report.missing).isdisjoint(rule.tensors):
+            variables[rule.variable].assign(tf.zeros_like(variables[rule.variable].value))
+    backbone.blank = False
 
 
 def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tuple[dict, list[Rule]]:

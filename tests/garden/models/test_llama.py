@@ -169,3 +169,16 @@ def test_texts_longer_than_the_limit_are_rotated_further():
     token_ids = np.tile(np.arange(1, 11, dtype=np.int32), [1, 10])
     assert token_ids.shape[1] > backbone.config.longest
     assert np.isfinite(backbone({"token_ids": token_ids})["sequence"]).all()
+
+
+def test_what_a_checkpoint_lacks_is_zeros_when_it_may(tmp_path):
+    directory = battery.copied(GOLDEN / "llama3", tmp_path / "model")
+    with huggingface.open_weights(directory) as weights:
+        tensors = {name: weights[name] for name in weights if "layers.0." not in name and "embed_tokens" not in name}
+    huggingface.write_weights(directory, tensors)
+    backbone = garden.Backbone.from_pretrained(directory, strict=False)
+    assert not backbone.words.table.numpy().any()
+    block = backbone.blocks[0]
+    assert not block.attention.query_key_value.kernel.numpy().any()
+    assert (block.attention_path.norm.scale.numpy() == 1).all()
+    assert backbone.blocks[1].attention.query_key_value.kernel.numpy().any()
