@@ -1,6 +1,14 @@
 """Tokenizing speed beside Hugging Face `tokenizers`: MB of text per CPU-second, and the time for one sentence.
 
-    python benchmarks/tokenization.py --tokenizer DIR [--texts FILE.jsonl[.gz] --field text] [--json]
+    python benchmarks/tokenization.py [--tokenizer DIR|wordpiece|bpe|unigram ...] [--texts FILE.jsonl[.gz]:FIELD ...]
+                                      [--json] [--record]
+
+A tokenizer is a directory with tokenizer.json, or a kind, which is trained first on the texts: 30,000 tokens with
+`tokenizers`' own trainers (a few minutes; --keep DIR keeps it). A FIELD such as translations.*.description goes inside.
+For results, on a quiet machine, from a clean checkout:
+
+    python benchmarks/tokenization.py --tokenizer wordpiece bpe unigram --record \\
+        --texts english.jsonl.gz:description multilingual.jsonl.gz:translations.*.description
 
 Both sides get the same batches in turns (A B A B ...), all texts of a turn, and their ids are compared first. CPU time
 of the whole process is counted, every thread of it, so other work on the machine disturbs little; the medians of the
@@ -14,21 +22,27 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
-from tokenizers import Tokenizer as Reference
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import tensorflow as tf
+import tokenizers
+from tokenizers import Tokenizer as Reference
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from benchmarks import record
 from garden.tokenizers import Tokenizer
 
-BATCH_SIZES = (1, 32, 128, 1024, 8192)
+BATCH_SIZES = (1, 128, 1024, 8192)
+KINDS = ("wordpiece", "bpe", "unigram")
 SAMPLES = Path(__file__).parent.parent / "garden" / "data"
 
 
@@ -71,28 +85,41 @@ def latency_ms(run: Callable[[list[str]], object], text: str, calls: int = 300) 
     return statistics.median(times) * 1e3
 
 
-def main() -> None:
-    """Compare, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, type=Path, help="directory with tokenizer.json")
-    parser.add_argument("--texts", type=Path, help="JSON Lines, may be gzipped")
-    parser.add_argument("--field", default="text", help="field of a row; a.*.b goes inside")
-    parser.add_argument("--limit", type=int, default=8192, help="number of texts")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args()
+def train(kind: str, texts: list[str], directory: Path) -> Path:
+    """Train a tokenizer of a kind, as BERT, GPT-2 or T5 have it, on the texts."""
+    if kind == "wordpiece":
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        made = Reference(models.WordPiece(unk_token="[UNK]"))
+        made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=30_000, special_tokens=special, show_progress=False)
+    elif kind == "bpe":
+        made = Reference(models.BPE())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=30_000, initial_alphabet=alphabet, show_progress=False)
+    else:
+        made = Reference(models.Unigram())
+        made.normalizer, made.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+        made.decoder = decoders.Metaspace()
+        special = ["<pad>", "</s>", "<unk>"]
+        trainer = trainers.UnigramTrainer(
+            vocab_size=30_000, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+    made.train_from_iterator(texts, trainer)
+    directory.mkdir(parents=True, exist_ok=True)
+    made.save(str(directory / "tokenizer.json"))
+    return directory
 
-    path = options.texts or max(SAMPLES.glob("*.jsonl*"), key=lambda sample: sample.stat().st_size, default=None)
-    if path is None:
-        parser.error(f"no samples in {SAMPLES}: name a file with --texts")
-    texts = read_texts(path, options.field, options.limit)
+
+def compare(directory: Path, texts: list[str], turns: int) -> dict:
+    """The numbers of one tokenizer and some texts."""
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    ours = Tokenizer.from_pretrained(options.tokenizer)
-    reference = Reference.from_file(str(options.tokenizer / "tokenizer.json"))
+    ours = Tokenizer.from_pretrained(directory)
+    reference = Reference.from_file(str(directory / "tokenizer.json"))
     reference.no_padding()
     reference.no_truncation()
     theirs = reference.encode_batch
-
     ids = [encoding.ids for encoding in theirs(texts)]
     exact = sum(row == expected for row, expected in zip(ours(texts).to_list(), ids, strict=True))
     results = []
@@ -100,15 +127,13 @@ def main() -> None:
         rows = texts[: min(len(texts), 1000)] if size == 1 else texts
         share = megabytes * sum(map(len, rows)) / sum(map(len, texts))
         batches = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
-        turns = [(cpu_seconds(ours, batches), cpu_seconds(theirs, batches)) for _ in range(options.turns + 1)][1:]
-        mine, other = (share / statistics.median(side) for side in zip(*turns, strict=True))
+        taken = [(cpu_seconds(ours, batches), cpu_seconds(theirs, batches)) for _ in range(turns + 1)][1:]
+        mine, other = (share / statistics.median(side) for side in zip(*taken, strict=True))
         row = {"batch": size, "garden_mb_per_cpu_s": mine, "tokenizers_mb_per_cpu_s": other, "ratio": mine / other}
         results.append({key: round(value, 2) for key, value in row.items()})
         print(f"batch {size} done", file=sys.stderr)
     sentence = min(texts, key=lambda text: abs(len(text) - 80))
-    report = {
-        "texts": path.name,
-        "field": options.field,
+    return {
         "rows": len(texts),
         "megabytes": round(megabytes, 2),
         "exact": exact,
@@ -116,22 +141,62 @@ def main() -> None:
         "sentence": sentence,
         "garden_ms": round(latency_ms(ours, sentence), 3),
         "tokenizers_ms": round(latency_ms(theirs, sentence), 3),
-        "turns": options.turns,
-        "cpu": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "date": time.strftime("%Y-%m-%d"),
     }
-    if options.json:
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    print(f"{report['texts']} ({options.field}): {len(texts)} texts, {megabytes:.1f} MB, {exact} with the same ids")
-    print(f"{'batch':>6} {'garden':>8} {'tokenizers':>11} {'ratio':>6}   (MB per CPU-second)")
-    for row in results:
-        print("{:>6} {:>8.2f} {:>11.2f} {:>6.2f}".format(*row.values()))
-    print(
-        f"one sentence of {len(sentence)} characters: {report['garden_ms']} ms; tokenizers {report['tokenizers_ms']} ms"
+
+
+def report(entry: dict) -> str:
+    """The numbers as text."""
+    head = ("batch", "garden", "tokenizers", "ratio")
+    rows = [[str(row["batch"]), *(f"{value:.2f}" for value in list(row.values())[1:])] for row in entry["results"]]
+    return (
+        f"## {entry['tokenizer']}, {entry['texts']}\n\n{entry['rows']} texts, {entry['megabytes']} MB, {entry['exact']} "
+        f"with the same ids. MB per CPU-second:\n\n{record.table(head, rows)}\n\nOne sentence of "
+        f"{len(entry['sentence'])} characters: {entry['garden_ms']} ms; tokenizers {entry['tokenizers_ms']} ms.\n"
     )
+
+
+def main() -> None:
+    """Compare, and print tables or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tokenizer", nargs="+", default=list(KINDS), help=f"DIR with tokenizer.json, or {', '.join(KINDS)}"
+    )
+    parser.add_argument("--texts", nargs="+", help="FILE[:FIELD], JSON Lines, may be gzipped; a.*.b goes inside")
+    parser.add_argument("--limit", type=int, default=8192, help="number of texts of a file")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--keep", type=Path, help="where trained tokenizers are kept, and found again")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--record", action="store_true", help="keep the result in benchmarks/results")
+    options = parser.parse_args()
+    for name in options.tokenizer:
+        if name not in KINDS and not (Path(name) / "tokenizer.json").is_file():
+            parser.error(f"--tokenizer {name}: neither a directory with tokenizer.json nor one of {', '.join(KINDS)}")
+
+    files = options.texts or [str(max(SAMPLES.glob("*.jsonl*"), key=lambda sample: sample.stat().st_size))]
+    texts = {}
+    for file in files:
+        path, _, field = file.partition(":")
+        texts[f"{Path(path).name}:{field or 'text'}"] = read_texts(Path(path), field or "text", options.limit)
+    entries = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.tokenizer:
+            directory = Path(name)
+            if name in KINDS:
+                directory = (options.keep or Path(temporary)) / name
+                if not (directory / "tokenizer.json").is_file():
+                    print(f"training {name}", file=sys.stderr)
+                    train(name, [text for rows in texts.values() for text in rows], directory)
+            for source, rows in texts.items():
+                entries.append({"tokenizer": name, "texts": source, **compare(directory, rows, options.turns)})
+    versions = {"garden": {"tensorflow": tf.__version__}, "reference": {"tokenizers": tokenizers.__version__}}
+    software = {side: {"packages": packages} for side, packages in versions.items()}
+    config = {"tokenizer": options.tokenizer, "texts": list(texts), "limit": options.limit, "turns": options.turns}
+    result = {**record.context(config, software), "entries": entries}
+    text = record.heading("Text to ids", result, {"garden": ["tensorflow"], "reference": ["tokenizers"]})
+    text = "\n".join([text, *map(report, entries)])
+    print(json.dumps(result, ensure_ascii=False) if options.json else text)
+    if options.record:
+        print(record.write("tokenization", result, text), file=sys.stderr)
 
 
 if __name__ == "__main__":
