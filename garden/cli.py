@@ -119,7 +119,7 @@ def _field(name: str, default: str | None, meaning: str) -> Callable:
 
 _TEXT_FIELD = _field("text", "text", "Field of DATA that holds the text.")
 _PAIR_FIELD = _field("pair", None, "Field of DATA that holds the second text of a pair.")
-_LABEL_FIELD = _field("label", "label", "Field of DATA that holds the label.")
+_LABEL_FIELD = _field("label", None, "Field of DATA that holds the label; default: label, or target for seq2seq-lm.")
 
 
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
@@ -200,7 +200,7 @@ def evaluate(
     data: str,
     text_field: str,
     pair_field: str | None,
-    label_field: str,
+    label_field: str | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -217,7 +217,7 @@ def evaluate(
 
     log_to_stderr(logging.WARNING)
     model = open_task(model_dir)
-    label = label_field if model.label_field else None
+    label = (label_field or model.label_field) if model.label_field else None
     pair = pair_field or model.pair_field
     examples = read_examples(located(data), text=text_field, pair=pair, label=label, words=model.takes_words)
     results = report(model, examples, batch_size=batch_size)

@@ -69,10 +69,10 @@ class DataConfig:
         "field that holds the second text of a pair, or a completion; for question-answering the context, default pair",
         None,
     )
-    label: str = key(
+    label: str | None = key(
         "field that holds the label; for token-classification a list of one a word, or of spans {start, end, label}; for "
-        "question-answering {text, start}; for seq2seq-lm the target; not read for other language models",
-        "label",
+        "question-answering {text, start}; for seq2seq-lm the target, default target; not read for other language models",
+        None,
     )
     labels: list[str] | None = key(
         "names of the classes in the order of their ids; default: the checkpoint's, or those in the training data, sorted",

@@ -65,7 +65,9 @@ def build_task(config: RunConfig, examples: Examples) -> Task:
         options |= _classes(config, examples)
     if config.task == "token-classification":
         chosen = config.data.labels or _has_classes(config)
-        options["labels"] = config.data.labels if chosen else word_labels_in(examples.labels, config.data.label)
+        options["labels"] = (
+            config.data.labels if chosen else word_labels_in(examples.labels, config.data.label or "label")
+        )
     if config.task == "question-answering":
         options["answerless"] = any(not answers_of(label) for label in examples.labels)
     if config.model.pretrained is not None:
@@ -94,7 +96,7 @@ def _classes(config: RunConfig, examples: Examples) -> dict[str, Any]:
         return {**options, "labels": config.data.labels}
     options["problem"] = config.data.problem
     if config.data.problem != "regression":
-        options["labels"] = config.data.labels or labels_in(examples.labels, config.data.label)
+        options["labels"] = config.data.labels or labels_in(examples.labels, config.data.label or "label")
     elif config.data.labels:
         raise ValueError("data.labels: a regression has none")
     return options

@@ -140,7 +140,7 @@ def read_data(config: RunConfig) -> tuple[Examples, Examples | None, Examples | 
     """Returns the training, validation and test examples of a config; None for those that there are none of."""
     data = config.data
     task = TASKS[config.task]
-    label = data.label if task.label_field else None
+    label = (data.label or task.label_field) if task.label_field else None
     pair = data.pair or task.pair_field
     read = functools.partial(read_examples, text=data.text, pair=pair, label=label, words=task.takes_words)
     train = read(located(data.train))

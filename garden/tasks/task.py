@@ -19,7 +19,15 @@ import tensorflow as tf
 from garden.checkpoints import huggingface
 from garden.checkpoints.weight_map import dump
 from garden.layers import first_positions, last_positions
-from garden.models.backbone import Backbone, blank_weights, combined, family_of, load_weights, open_weights
+from garden.models.backbone import (
+    Backbone,
+    blank_weights,
+    combined,
+    family_of,
+    load_weights,
+    open_weights,
+    without_lists,
+)
 from garden.tasks.batching import unpack
 from garden.tasks.distributed import DistributedModel
 from garden.tasks.examples import clear_errors
@@ -182,6 +190,9 @@ class Task(TextInputs, DistributedModel):
             "architectures": [self.backbone.family.architectures[self.name_in_configs]],
             "garden": {name: getattr(self, name) for name in self.kept_options},
         }
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(without_lists(inputs), *args, **kwargs)
 
     # Training.
 

@@ -32,7 +32,7 @@ def test_the_smallest_config_has_the_defaults():
     config = with_values()
     assert config.training == TrainingConfig()
     assert config.strategy == "one_device"
-    assert (config.data.text, config.data.label) == ("text", "label")
+    assert (config.data.text, config.data.label) == ("text", None)
 
 
 def test_the_documented_example_is_read(tmp_path):

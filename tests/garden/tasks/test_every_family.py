@@ -58,11 +58,9 @@ def small_model(model_type: str, task: str, tokenizer: Tokenizer):
     family = family_called(model_type)
     known = {field.name for field in dataclasses.fields(family.config)}
     sizes = {name: value for name, value in SIZES.items() if name in known}
-    values = {**sizes, "vocab_size": tokenizer.vocabulary_size, "is_encoder_decoder": task == "seq2seq-lm"}
-    if model_type in ("elman", "lstm", "gru") and task == "causal-lm":
+    values = {**sizes, "vocab_size": tokenizer.vocabulary_size}
+    if task == "causal-lm" and "bidirectional" in known:
         values["bidirectional"] = False
-    if model_type not in ("elman", "lstm", "gru"):
-        del values["is_encoder_decoder"]
     keras.utils.set_random_seed(0)
     backbone = family.backbone(family.config.from_dict(values), **family.heads[task].backbone_parts)
     return TASKS[task].build_on(backbone, tokenizer, **OPTIONS.get(task, {}))
