@@ -174,8 +174,10 @@ class BertBackbone(Backbone):
         """Returns the sum of words, positions and types, normalised: what the first block reads, [B,T,D]."""
         x = self.words(inputs["token_ids"]) + self.positions(inputs["positions"])
         if self.types is not None:
-            # Without type ids every token is of type 0, whose row then is added once.
-            x += self.types(inputs.get("type_ids", tf.constant([[0]])))
+            # Without type ids every token is of type 0, whose row then is added once. A table of one row knows no other type,
+            # though tokenizers may: those of RoBERTa's relatives number the texts of pairs too.
+            given = inputs.get("type_ids") if self.types.size > 1 else None
+            x += self.types(tf.constant([[0]]) if given is None else given)
         x = self.dropout(self.norm(x), training=training)
         return x if self.wider is None else self.wider(x)
 

@@ -15,12 +15,12 @@ from garden.models.bert import BertBackbone, BertConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaConfig(BertConfig):
-    """RoBERTa's sizes, called as in config.json. The defaults are RoBERTa-base's."""
+    """RoBERTa's sizes, called as in config.json. The defaults are the reference's, for a config.json that is silent: published
+    checkpoints have 514 rows of positions, one type and an epsilon of 1e-5.
+    """
 
     vocab_size: int = 50_265
-    max_position_embeddings: int = 514  # rows of the table, of which the first `pad_token_id + 1` hold no position
-    type_vocab_size: int = 1
-    layer_norm_eps: float = 1e-5
+    max_position_embeddings: int = 512  # rows of the table, of which the first `pad_token_id + 1` hold no position
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2

@@ -41,7 +41,11 @@ CASES = {
         config(hidden_act="relu", type_vocab_size=2),
         {"parts": {"add_pooling_layer": False}},
     ),
-    "masked_lm_old": ("RobertaForMaskedLM", config(), {"tensors": old_tensors, "config": old_config}),
+    "masked_lm_old": (
+        "RobertaForMaskedLM",
+        config(type_vocab_size=1, layer_norm_eps=1e-5),
+        {"tensors": old_tensors, "config": old_config},
+    ),
     "masked_lm": ("RobertaForMaskedLM", config(pad_token_id=0, hidden_act="gelu_new", layer_norm_eps=1e-3), {}),
     "masked_lm_untied": ("RobertaForMaskedLM", config(tie_word_embeddings=False, num_hidden_layers=1), {}),
     "classifier": ("RobertaForSequenceClassification", config(**LABELS), {"gradients": True}),

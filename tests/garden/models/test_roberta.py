@@ -29,6 +29,14 @@ def test_rows_of_the_table_that_hold_no_position_do_not_count():
         backbone({"token_ids": np.ones([1, 13], np.int32)})
 
 
+def test_a_network_of_one_type_does_not_mind_numbered_pairs():
+    backbone = bare(Case(GOLDEN / "roberta" / "masked_lm_old"))
+    assert backbone.config.type_vocab_size == 1
+    ids = {"token_ids": np.array([[3, 4, 5]])}
+    numbered = backbone({**ids, "type_ids": np.array([[0, 0, 1]])})
+    np.testing.assert_array_equal(numbered["sequence"], backbone(ids)["sequence"])
+
+
 def test_an_old_masked_lm_and_one_of_today_have_the_same_parts():
     old, new = (opened(Case(GOLDEN / "roberta" / name)) for name in ("masked_lm_old", "masked_lm"))
     assert [rule.tensors for rule in old.head.rules()] == [rule.tensors for rule in new.head.rules()]
