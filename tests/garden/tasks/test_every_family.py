@@ -17,8 +17,16 @@ SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"), 1),
     **dict.fromkeys(("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads"), 2),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
-    **{"decoder_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "d_kv": 8, "embedding_size": 8},
-    **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2, "initializer_range": 0.2},
+    "decoder_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "d_kv": 8,
+    "embedding_size": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 2,
+    "initializer_range": 0.2,
 }
 """Small values for whatever fields a family's config has."""
 
