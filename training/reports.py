@@ -5,7 +5,6 @@ Shapes: N examples, C classes.
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
@@ -46,8 +45,7 @@ def report(model: Task, examples: Examples, *, batch_size: int = 32) -> dict[str
         return given | answer_report(model, examples, batch_size=batch_size)
     results = model.evaluate(examples, batch_size=batch_size, verbose=0, return_dict=True)
     results = {name: float(value) for name, value in results.items() if name != "real_tokens_per_second"}
-    perplexity = {"perplexity": math.exp(min(results["loss"], 700.0))}
-    return {**given, **perplexity, **results}
+    return {**given, **results}
 
 
 def predicted_logits(model: Task, examples: Examples, *, batch_size: int = 32) -> np.ndarray:

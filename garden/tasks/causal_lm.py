@@ -7,22 +7,19 @@ width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from garden.tasks.batching import pack, pad, tokens_of
 from garden.tasks.examples import as_examples
-from garden.tasks.task import Task
+from garden.tasks.language_model import LanguageModel
 
 LOGITS = 2**26
 """Logits that an answer computes at a time, 256 MB in float32: those of all tokens of a batch would not fit in memory."""
 
 
-class CausalLM(Task):
+class CausalLM(LanguageModel):
     """A decoder with a language-model head.
 
         model = CausalLM.from_pretrained(directory)
@@ -50,16 +47,6 @@ class CausalLM(Task):
     def __init__(self, backbone, tokenizer, head, *, end_texts: bool = True, row_length: int = 128, **kwargs):
         super().__init__(backbone, tokenizer, head, row_length=row_length, **kwargs)
         self.end_texts = end_texts
-        self._entropy_loss = False
-
-    @classmethod
-    def build_on(cls, backbone, tokenizer, **options):
-        head_class = backbone.family.heads[cls.name_in_configs]
-        return cls(backbone, tokenizer, head_class(backbone, dtype=backbone.dtype_policy, name="head"), **options)
-
-    @classmethod
-    def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
-        return dict(options)
 
     @property
     def end_id(self) -> int | None:
@@ -72,33 +59,6 @@ class CausalLM(Task):
 
     def call(self, inputs, training: bool = False) -> tf.Tensor:
         return self.head(self.backbone(inputs, training=training), training=training)
-
-    def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
-        """As `Task`'s. With the task's own loss, `perplexity` is reported too: exp of the mean loss of all tokens."""
-        self._entropy_loss = isinstance(loss, str) and loss == "auto"
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-
-    def default_loss(self) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def default_metrics(self) -> list:
-        return [keras.metrics.SparseCategoricalAccuracy(name="token_accuracy")]
-
-    def get_metrics_result(self) -> dict[str, Any]:
-        results = super().get_metrics_result()
-        if self._entropy_loss and "loss" in results:
-            # Of the loss that is aggregated over replicas and batches: a mean of perplexities would be another number.
-            results["perplexity"] = float(np.exp(min(float(results["loss"]), 700.0)))
-        return results
-
-    def example_targets(self):
-        return tf.zeros([1], tf.int32), tf.zeros([1, self.backbone.config.vocab_size])
-
-    def flat(self, y, y_pred, sample_weight):
-        """Returns labels [M], logits [M,V] and weights [M] of all places in one line."""
-        labels = tf.reshape(y, [-1])
-        weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)
-        return labels, tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32), tf.reshape(weights, [-1])
 
     def weighted_losses(self, x, y, y_pred, sample_weight):
         return super().weighted_losses(x, *_given_or_made(x, y, y_pred, sample_weight))

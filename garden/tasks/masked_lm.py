@@ -5,23 +5,20 @@ Shapes: E texts of a batch, R rows, T row length, P masked places a row, V vocab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from garden.tasks.batching import pad, tokens_of
 from garden.tasks.examples import as_examples
-from garden.tasks.task import Task
+from garden.tasks.language_model import LanguageModel
 
 CANDIDATES = 5
 """How many candidates for a mask an answer names."""
 
 
-class MaskedLM(Task):
+class MaskedLM(LanguageModel):
     """A backbone with a masked-LM head.
 
         model = MaskedLM.from_pretrained(directory)
@@ -38,6 +35,7 @@ class MaskedLM(Task):
 
     name_in_configs = "masked-lm"
     label_field = None
+    accuracy_name = "masked_accuracy"
 
     def __init__(self, backbone, tokenizer, head, *, mask_rate: float = 0.15, row_length: int = 128, **kwargs):
         super().__init__(backbone, tokenizer, head, row_length=row_length, **kwargs)
@@ -47,35 +45,11 @@ class MaskedLM(Task):
             raise ValueError("the tokenizer has no mask token: it cannot serve a masked-LM task")
         self.mask_rate = mask_rate
 
-    @classmethod
-    def build_on(cls, backbone, tokenizer, **options):
-        head_class = backbone.family.heads[cls.name_in_configs]
-        return cls(backbone, tokenizer, head_class(backbone, dtype=backbone.dtype_policy, name="head"), **options)
-
-    @classmethod
-    def options_of(cls, values: Mapping, where: Path, weights, head_class, options: Mapping) -> dict[str, Any]:
-        return dict(options)
-
     # Network.
 
     def call(self, inputs, training: bool = False) -> tf.Tensor:
         outputs = self.backbone(inputs, read_positions=inputs.get("mask_positions"), training=training)
         return self.head(outputs, training=training)
-
-    def default_loss(self) -> keras.losses.Loss:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def default_metrics(self) -> list:
-        return [keras.metrics.SparseCategoricalAccuracy(name="masked_accuracy")]
-
-    def example_targets(self):
-        return tf.zeros([1], tf.int32), tf.zeros([1, self.backbone.config.vocab_size])
-
-    def flat(self, y, y_pred, sample_weight):
-        """Returns labels [M], logits [M,V] and weights [M] of all rows' masks in one line."""
-        labels = tf.reshape(y, [-1])
-        weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)
-        return labels, tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32), tf.reshape(weights, [-1])
 
     # Inputs.
 

@@ -11,20 +11,17 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from garden.models.encoder_decoder import EncoderDecoder
 from garden.tasks.batching import pack_pairs, pad, pad_pairs, spread, tokens_of
 from garden.tasks.examples import Examples, as_examples
-from garden.tasks.perplexity import Perplexity
-from garden.tasks.task import Task
-from garden.tasks.text_classifier import SmoothedCrossentropy
+from garden.tasks.language_model import LanguageModel
 from garden.tokenizers.template import Part, Template
 
 
-class Seq2SeqLM(Task):
+class Seq2SeqLM(LanguageModel):
     """An encoder-decoder with a language-model head.
 
         model = Seq2SeqLM.from_pretrained(directory)
@@ -53,7 +50,7 @@ class Seq2SeqLM(Task):
 
     name_in_configs = "seq2seq-lm"
     label_field = "target"
-    kept_options = (*Task.kept_options, "target_length", "answer_length", "source_language", "target_language")
+    kept_options = (*LanguageModel.kept_options, "target_length", "answer_length", "source_language", "target_language")
 
     def __init__(
         self,
@@ -87,11 +84,6 @@ class Seq2SeqLM(Task):
         first, last = self._around_targets()
         self.end_id, self._adds_end = self._end_of(last)
         self.start_id, self.forced_id = self._start_of(first, [*last, self.end_id] if self._adds_end else last)
-
-    @classmethod
-    def build_on(cls, backbone, tokenizer, **options):
-        head_class = backbone.family.heads[cls.name_in_configs]
-        return cls(backbone, tokenizer, head_class(backbone, dtype=backbone.dtype_policy, name="head"), **options)
 
     # What stands around texts.
 
@@ -139,23 +131,6 @@ class Seq2SeqLM(Task):
 
     def call(self, inputs, training: bool = False) -> tf.Tensor:
         return self.head(self.backbone(inputs, training=training), training=training)
-
-    def default_loss(self) -> keras.losses.Loss:
-        if self.label_smoothing:
-            return SmoothedCrossentropy(self.label_smoothing)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def default_metrics(self) -> list:
-        return [keras.metrics.SparseCategoricalAccuracy(name="token_accuracy"), Perplexity()]
-
-    def example_targets(self):
-        return tf.zeros([1], tf.int32), tf.zeros([1, self.backbone.config.vocab_size])
-
-    def flat(self, y, y_pred, sample_weight):
-        """Returns labels [M], logits [M,V] and weights [M] of all rows' target places in one line."""
-        labels = tf.reshape(y, [-1])
-        weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)
-        return labels, tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32), tf.reshape(weights, [-1])
 
     # Inputs.
 

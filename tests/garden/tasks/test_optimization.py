@@ -53,7 +53,7 @@ def numpy_adamw(values, steps, *, rate, decay, clip=None, beta_1=0.9, beta_2=0.9
         {"rate": 0.01, "decay": 0.0, "epsilon": 1e-3, "scale": 1e-3},
         {"rate": LinearSchedule(0.1, steps=8, warmup=0.25), "decay": 0.1},
     ],
-    ids=str,
+    ids=["plain", "decay", "clipped", "clipped far off", "other constants", "small gradients", "schedule"],
 )
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 def test_adamw_is_the_papers(options, compiled):

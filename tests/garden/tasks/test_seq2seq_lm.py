@@ -315,7 +315,7 @@ def test_bart_fills_masks(tokenizer):
         (lambda model: model.fit(SOURCES, TARGETS[:2]), "expected as many labels as texts"),
         (lambda model: model.fit((SOURCES, SOURCES), TARGETS), "targets: sources are pairs of texts"),
         (lambda model: model.fit(SOURCES, TARGETS, class_weight={0: 1.0}), "class_weight: targets are texts"),
-        (lambda model: model.predict(SOURCES), "predict: logits need targets; use predict_text"),
+        (lambda model: model.predict(SOURCES), "predict: texts have rows of many lengths; use predict_text"),
         (lambda model: model.predict_text([("a", "b")]), "pairs: a sequence-to-sequence model answers one text"),
     ],
 )
