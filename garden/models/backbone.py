@@ -384,15 +384,22 @@ def load_weights(
 ) -> None:
     """Loads a network and its heads (name -> layer with `rules()`); all shapes are checked before any change.
 
-    Tensors that match a pattern of `optional` may be missing: their variables stay as they are.
+    Tensors that match a pattern of `optional` may be missing: their variables stay as they are. Without `strict` others may be
+    too: theirs are drawn as a new network's, and a warning names them.
     """
     variables, rules = combined(backbone, heads)
     options = {"ignore": backbone.foreign, "optional": optional, "untouched": backbone.blank}
     report = load(variables, rules, weights, strict=strict, **options)
+    draw = keras.initializers.TruncatedNormal(stddev=getattr(backbone.config, "initializer_range", 0.02))
     for rule in rules if backbone.blank else ():
         unwritten = rule.variable.startswith("backbone/") and len(variables[rule.variable].shape) > 1
         if unwritten and not set(report.missing).isdisjoint(rule.tensors):
-            variables[rule.variable].assign(tf.zeros_like(variables[rule.variable].value))
+            variable = variables[rule.variable]
+            variable.assign(draw(variable.shape, variable.dtype))
+    if not strict:
+        for what, names in (("lacks", report.missing), ("has, and nothing reads,", report.unexpected)):
+            if names:
+                logger.warning("%s: the checkpoint %s %s", weights.path, what, ", ".join(names))
     backbone.blank = False
 
 

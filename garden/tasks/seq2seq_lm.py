@@ -136,10 +136,6 @@ class Seq2SeqLM(LanguageModel):
 
     def raw_dataset(self, x, y=None, sample_weight=None, **options) -> tf.data.Dataset:
         if not isinstance(x, (dict, tf.data.Dataset)):
-            if not options.get("labelled", True):
-                raise ValueError(
-                    "predict: logits need targets; use predict_text for answers, score_text for likelihoods"
-                )
             examples = as_examples(x, y, label=self.label_field)
             if examples.pairs is not None:
                 if examples.labels is not None:

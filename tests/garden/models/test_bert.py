@@ -188,15 +188,21 @@ def test_weights_that_do_not_fit_the_config_are_refused(copied, changes, message
     assert str(copied / "model.safetensors") in str(error.value)
 
 
-def test_without_strict_what_fits_is_loaded(copied):
+def test_without_strict_what_fits_is_loaded(copied, caplog):
     tensors = tensors_of(copied)
-    del tensors["encoder.layer.1.output.dense.bias"]
+    del tensors["encoder.layer.1.output.dense.bias"], tensors["encoder.layer.0.output.dense.weight"]
     huggingface.write_weights(copied, {**tensors, "more": np.ones(3, np.float32)})
-    with pytest.raises(ValueError, match=r"lacks encoder.layer.1.output.dense.bias and has unknown more"):
+    with pytest.raises(
+        ValueError, match=r"lacks encoder.layer.0.output.dense.weight, encoder.layer.1.* and has unknown more"
+    ):
         garden.Backbone.from_pretrained(copied)
     backbone = garden.Backbone.from_pretrained(copied, strict=False)
-    np.testing.assert_array_equal(named_variables(backbone)["block_1/feed_forward/outer/bias"].numpy(), 0)
+    variables = named_variables(backbone)
+    np.testing.assert_array_equal(variables["block_1/feed_forward/outer/bias"].numpy(), 0)
+    assert 0.01 < variables["block_0/feed_forward/outer/kernel"].numpy().std() < 0.03  # drawn as a new network's
     np.testing.assert_array_equal(backbone.words.table.numpy(), tensors["embeddings.word_embeddings.weight"])
+    assert "lacks encoder.layer.0.output.dense.weight, encoder.layer.1.output.dense.bias" in caplog.text
+    assert "nothing reads, more" in caplog.text
 
 
 def test_missing_and_truncated_files_are_named(copied):
