@@ -164,6 +164,7 @@ class TokenCutter:
         self._table = Table(values, total)
         coded = [np.searchsorted(alphabet, content) + 1 for content in contents]
         self._matcher = LiteralMatcher(tokens, coded, len(alphabet) + 1, plain_special)
+        self._tokens, self._contents = tokens, contents
         with tf.init_scope(), tf.device("CPU:0"):
             self._points = tf.constant([FIRST_TOKEN + place for place in places], tf.int32)
 
@@ -188,3 +189,19 @@ class TokenCutter:
             ends_N = tf.tensor_scatter_nd_update(ends_N, matches.starts[:, None], tf.gather(ends_N, matches.stops - 1))
             text = text._replace(spans=(starts_N, ends_N))
         return keep(split(text, cuts_N)._replace(points=points_N), points_N >= 0)
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`: the characters before a space inside a token, or before one that a token takes in."""
+        if after is None or any(
+            token.single_word and content[0] == ord(" ")
+            for token, content in zip(self._tokens, self._contents, strict=True)
+        ):
+            return None
+        unsafe = after.copy()
+        for token, content in zip(self._tokens, self._contents, strict=True):
+            unsafe[content[:-1][content[1:] == ord(" ")]] = True
+            if token.lstrip or token.rstrip:
+                unsafe |= (character_data().flags & Flag.SPACE) > 0
+            if token.rstrip:
+                unsafe[content[-1]] = True
+        return unsafe

@@ -55,6 +55,7 @@ class NormalForm:
         index = np.zeros(SCALARS, np.int32)
         index[list(strings)] = np.arange(1, len(strings) + 1)
         self._index = Table(index, tokens)
+        self._strings, self._composites_of = strings, forms.pairs if composed else forms.pairs[:0]
         self._ranks = Table(data.combining, tokens)
         lengths = np.array([1, *map(len, strings.values())], np.int32)
         self._composed = composed
@@ -77,6 +78,15 @@ class NormalForm:
         """All pieces, each by itself, in the normal form."""
         changes_N = self._changes(text.points) > 0
         return Text(*tf.cond(tf.reduce_any(changes_N), lambda: self._normalize(text, changes_N), lambda: text))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`. A space composes with nothing, and no mark changes places with it."""
+        made = self._composites_of[:, 2]
+        if after is None or after[made].any() or (after & (character_data().combining > 0)).any():
+            return None
+        unsafe = after.copy()
+        unsafe[[point for point, string in self._strings.items() if after[list(string)].any()]] = True
+        return unsafe
 
     def _normalize(self, text: Text, changes_N: tf.Tensor) -> Text:
         begins_N = begins(text)

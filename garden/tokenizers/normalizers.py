@@ -54,6 +54,7 @@ class Mapped:
         lengths = np.array([1, *map(len, strings.values())], np.int32)
         flat = np.array([0, *(point for string in strings.values() for point in string), 0], np.int32)
         self._simple = bool((lengths == 1).all())
+        self._strings = strings
         with tf.init_scope(), tf.device("CPU:0"):
             self._lengths, self._flat = tf.constant(lengths), tf.constant(flat)
             self._starts = tf.constant(np.cumsum(lengths) - lengths, tf.int32)
@@ -61,6 +62,15 @@ class Mapped:
     def __call__(self, text: Text) -> Text:
         index_N = self._table(text.points)
         return Text(*tf.cond(tf.reduce_any(index_N > 0), lambda: self._map(text, index_N), lambda: text))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        if after is None or ord(" ") in self._strings:
+            return None
+        unsafe = after.copy()
+        for point, string in self._strings.items():
+            unsafe[point] = not string or after[string[-1]]
+        return unsafe
 
     def _map(self, text: Text, index_N: tf.Tensor) -> Text:
         if self._simple:

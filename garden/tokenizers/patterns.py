@@ -37,6 +37,7 @@ class Pattern:
         groups_SG, self._loops, self._loop_matches = _loops(automaton)
         certain = _certain(automaton)
         self._width, self._later = automaton.classes, automaton.later
+        self._automaton = automaton
         with tf.init_scope(), tf.device("CPU:0"):
             self._following = tf.constant(automaton.following.reshape(-1))
             self._matched = tf.constant(automaton.matched.reshape(-1))
@@ -46,6 +47,21 @@ class Pattern:
             self._skip_matches = tf.constant(self._loop_matches)
             self._run_of_class = tf.constant(self._loops.reshape(-1), tf.int32)  # [G,C]
             self._certain = tf.constant(certain.reshape(-1)) if certain.any() else None
+
+    def at_space(self) -> tuple[np.ndarray, bool]:
+        """After which characters matching goes on over a space, [0x110000] bool, else it ends there as at a text's end
+        and begins anew; and whether every space that a match does not reach over begins one."""
+        following, matched = self._automaton.following, self._automaton.matched
+        space = self._automaton.class_of[ord(" ")]
+        over_C = np.ones(self._width, bool)
+        for c in range(self._end if self._later == 1 else 0):
+            states = np.unique(following[1:, c])
+            states = states[states > 0]
+            over_C[c] = (following[states, space] > 0).any() or (
+                matched[states, space] != matched[states, self._end]
+            ).any()
+        first = following[1, space]
+        return over_C[self._automaton.class_of], bool(first > 0 and matched[first].all())
 
     def __call__(self, text: Text) -> Segments:
         """Find all matches in every piece."""

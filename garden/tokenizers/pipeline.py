@@ -1,9 +1,10 @@
 """Any tokenizer.json as a graph of core TensorFlow ops, exact against Hugging Face `tokenizers`.
 
 All texts go through each step together: decode; cut at added tokens; normalise; cut at added tokens that are matched in
-normalised text; pre-tokenise; then every distinct word goes through the model once.
+normalised text; pre-tokenise; then every distinct word goes through the model once. Where texts may be cut before spaces
+(see `space_cuts.py`) and nobody asks for spans, every distinct chunk goes through all of that once.
 
-Letters: B texts, N characters, W words, U distinct words, P pieces, D bytes.
+Letters: B texts, R rows (texts or chunks), N characters, W words, U distinct words, P pieces, D bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from garden.tokenizers.files import parse_added_tokens
 from garden.tokenizers.normalizers import compile_normalizer
 from garden.tokenizers.post_processors import parse_post_processor
 from garden.tokenizers.pretokenizers import Metaspace, compile_pre_tokenizer
+from garden.tokenizers.space_cuts import SpaceCutter, unsafe_before_space
 from garden.tokenizers.template import Pieces, Template
-from garden.tokenizers.text import FIRST_TOKEN, Text, begins, bounds
+from garden.tokenizers.text import FIRST_TOKEN, Text, begins, bounds, repeat
 from garden.tokenizers.tokenizer import Tokenizer
 from garden.tokenizers.unigram import UnigramModel
 from garden.tokenizers.vocabulary import Vocabulary
@@ -92,6 +94,8 @@ class PipelineTokenizer(Tokenizer):
                 self._steps.append(BytesAsCharacters(total))
                 self._byte_level = False
             self._model = (UnigramModel if model["type"] == "Unigram" else WordPieceModel).from_spec(model)
+        unsafe = unsafe_before_space(self._steps)
+        self._cut = None if unsafe is None else SpaceCutter(unsafe)
         self._make_trims()
         read_decoder(spec.get("decoder"))
         self._decoder: Decoder | None = None  # most tokenizers never detokenize
@@ -151,6 +155,72 @@ class PipelineTokenizer(Tokenizer):
     # ---- Graph ---------------------------------------------------------------------------------------------------
 
     def _tokenize(self, texts_B: tf.Tensor, spans: bool) -> Pieces:
+        if spans or self._cut is None:
+            return self._tokenize_whole(texts_B, spans)
+        chunks = self._cut(texts_B)
+        rows = tf.size(chunks.first)
+        row_N = repeat(tf.cast(chunks.lengths, tf.int32))
+        text = Text(chunks.points, row_N, row_N, ())
+        if self._traces:  # a place in its text as good as the right one: 0 where a text begins
+            start_N = tf.range(tf.size(row_N)) - tf.gather(
+                tf.cumsum(tf.cast(chunks.lengths, tf.int32), exclusive=True), row_N
+            )
+            start_N += tf.cast(~tf.gather(chunks.first, row_N), tf.int32)
+            text = text._replace(spans=(start_N, start_N + 1))
+        for step in self._steps:
+            text = step(text)
+        made = self._row_pieces(text, rows)
+        (splits,), ids = tf.raw_ops.RaggedGather(
+            params_nested_splits=[made.splits],
+            params_dense_values=made.ids,
+            indices=chunks.which,
+            OUTPUT_RAGGED_RANK=1,
+        )
+        return Pieces(ids, tf.gather(splits, chunks.splits))
+
+    def _row_pieces(self, text: Text, rows: tf.Tensor) -> Pieces:
+        """The pieces of rows, most of whose words are distinct."""
+        first_W = tf.cast(tf.where(begins(text))[:, 0], tf.int32)
+        row_W, points_N = tf.gather(text.rows, first_W), text.points
+        made = self._model(self._symbols(points_N, first_W))
+        if self.added_tokens:
+            made = tf.cond(
+                tf.reduce_any(points_N >= FIRST_TOKEN),
+                lambda: self._put_tokens(tf.gather(points_N, first_W), made.ids, made.splits),
+                lambda: (made.ids, made.splits),
+            )
+        splits = tf.searchsorted(row_W, tf.range(rows + 1), out_type=tf.int64)
+        return Pieces(made[0], tf.gather(made[1], splits))
+
+    def _symbols(self, points_N: tf.Tensor, first_W: tf.Tensor) -> Words:
+        """Words as the model sees them; added tokens as any character."""
+        if self.added_tokens:
+            points_N = tf.where(points_N < FIRST_TOKEN, points_N, 0xFFFD)
+        splits = tf.concat([first_W, tf.shape(points_N)], axis=0)
+        if not self._byte_level:
+            return Words(points_N, tf.cast(splits, tf.int64))
+        encoded = tf.raw_ops.UnicodeEncode(
+            input_values=points_N,
+            input_splits=tf.stack([0, tf.size(points_N)]),
+            errors="replace",
+            output_encoding="UTF-8",
+        )
+        size_N = 1 + sum(tf.cast(points_N >= limit, tf.int64) for limit in (0x80, 0x800, 0x10000))
+        byte_D = tf.cast(tf.io.decode_raw(encoded[0], tf.uint8), tf.int32)
+        return Words(byte_D, tf.gather(tf.concat([[0], tf.cumsum(size_N)], axis=0), splits))
+
+    def _put_tokens(self, point_W: tf.Tensor, ids: tf.Tensor, splits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Pieces of words, with those that are added tokens replaced."""
+        token_W = point_W >= FIRST_TOKEN
+        start_W = tf.where(token_W, tf.size(ids, tf.int64) + tf.cast(point_W - FIRST_TOKEN, tf.int64), splits[:-1])
+        limit_W = tf.where(token_W, start_W + 1, splits[1:])
+        splits, chosen_P = tf.raw_ops.RaggedRange(
+            starts=start_W, limits=limit_W, deltas=tf.constant(1, tf.int64), Tsplits=tf.int64
+        )
+        return tf.gather(tf.concat([ids, self._token_ids], axis=0), chosen_P), splits
+
+    def _tokenize_whole(self, texts_B: tf.Tensor, spans: bool) -> Pieces:
+        """All characters of all texts through every step."""
         decoded = tf.raw_ops.UnicodeDecode(
             input=texts_B, input_encoding="UTF-8", errors="replace", Tsplits=tf.int64
         )  # invalid bytes become U+FFFD

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tokenizers.byte_level import GPT2_PATTERN, BytesAsCharacters
-from garden.tokenizers.characters import Flag, character_data, character_set
+from garden.tokenizers.characters import SCALARS, Flag, character_data, character_set
 from garden.tokenizers.files import options
 from garden.tokenizers.patterns import Pattern, Segments
 from garden.tokenizers.text import FIRST_TOKEN, Table, Text, begins, bounds, insert, keep, split
@@ -74,19 +74,25 @@ class _Characters:
     """Cuts at every character of a set."""
 
     def __init__(self, members: np.ndarray, tokens: int, behavior: str):
-        self._table, self._behavior = Table(members, tokens), behavior
+        self._table, self._members, self._behavior = Table(members, tokens), members, behavior
 
     def __call__(self, text: Text) -> Text:
         matched_N = self._table(text.points) > 0
         before_N = tf.concat([[False], matched_N[:-1]], axis=0)[: tf.size(matched_N)]
         return _cut(text, Segments(begins(text) | matched_N | before_N, matched_N), self._behavior)
 
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        if not self._members[ord(" ")] or self._behavior == "MergedWithPrevious":
+            return after
+        return self._members if self._behavior == "Contiguous" else np.zeros_like(self._members)
+
 
 class _Kinds:
     """Cuts where characters of another kind follow, and removes those of kind 0."""
 
     def __init__(self, kinds: np.ndarray, tokens: int, alone: int | None = None):
-        self._table, self._alone = Table(kinds, tokens, token_value=-1), alone
+        self._table, self._kinds, self._alone = Table(kinds, tokens, token_value=-1), kinds, alone
 
     def __call__(self, text: Text) -> Text:
         kind_N = self._table(text.points)
@@ -94,6 +100,10 @@ class _Kinds:
         if self._alone is not None:
             changes_N |= tf.equal(kind_N, self._alone)
         return keep(split(text, changes_N), tf.not_equal(kind_N, 0))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        return after if self._kinds[ord(" ")] else np.zeros(len(self._kinds), bool)
 
 
 class _Matches:
@@ -105,6 +115,13 @@ class _Matches:
     def __call__(self, text: Text) -> Text:
         return _cut(text, self._pattern(text), self._behavior, self._invert)
 
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        over, begins_match = self._pattern.at_space()
+        if begins_match and self._behavior in ("Isolated", "Removed"):
+            return over
+        return None if after is None else after | over
+
 
 class PrefixSpace:
     """Puts a space before every piece that does not begin with one."""
@@ -114,6 +131,10 @@ class PrefixSpace:
         point_W = tf.gather(text.points, first_W)
         missing = tf.where((point_W < FIRST_TOKEN) & tf.not_equal(point_W, ord(" ")))[:, 0]
         return insert(text, tf.gather(first_W, missing), np.array([ord(" ")]))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        return after
 
 
 class Metaspace:
@@ -133,6 +154,10 @@ class Metaspace:
                 missing_W &= tf.equal(tf.gather(text.spans[0], first_W), 0)
             text = insert(text, tf.gather(first_W, tf.where(missing_W)[:, 0]), np.array([self._replacement]))
         return split(text, tf.equal(text.points, self._replacement)) if self._cut else text
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        return np.zeros(SCALARS, bool) if self._cut else None
 
 
 # ---- Components --------------------------------------------------------------------------------------------------
