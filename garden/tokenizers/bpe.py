@@ -209,7 +209,7 @@ class BytePairModel:
             node_M = tf.gather(self._node_of_code[0], code_M)
         else:
             edge_M = tf.cast(mark_M, tf.int32)
-            before_M, after_M = tf.roll(edge_M, 1, 0), tf.roll(edge_M, -1, 0)
+            before_M, after_M = _roll(edge_M, 1), _roll(edge_M, -1)
             size = self._node_of_code.shape[1]
             kind_M = tf.where(mark_M, 0, _FIRST * before_M + _LAST * after_M)
             node_M = tf.gather(tf.reshape(self._node_of_code, [-1]), kind_M * size + code_M)
@@ -235,8 +235,8 @@ class BytePairModel:
         elif self._has_unknown:
             node_M = tf.where(strange_M, self._unknown, node_M)
             if self._fuse_unk:
-                again_M = strange_M & tf.roll(strange_M, 1, 0)
-                last = tf.cast(tf.where(strange_M & ~tf.roll(strange_M, -1, 0))[:, 0], tf.int32)
+                again_M = strange_M & _roll(strange_M, 1)
+                last = tf.cast(tf.where(strange_M & ~_roll(strange_M, -1))[:, 0], tf.int32)
                 which_M = tf.cumsum(tf.cast(strange_M & ~again_M, tf.int32)) - 1
                 run_end_M = tf.gather(tf.gather(at_M, last) + 1, tf.maximum(which_M, 0))
                 end_M = tf.where(strange_M, run_end_M, end_M)
@@ -272,7 +272,7 @@ class BytePairModel:
                 lambda: self._first(slot, low, high, tf.equal(left, 0)),
                 lambda: safe,
             )
-            again = merges & tf.equal(left, right) & tf.equal(left, tf.roll(left, 1, 0))
+            again = merges & tf.equal(left, right) & tf.equal(left, _roll(left, 1))
             safe = tf.cond(
                 tf.reduce_any(again),
                 lambda: self._alternate(slot, safe, again, unhindered),
@@ -281,7 +281,7 @@ class BytePairModel:
             at = tf.where(safe)
             made = tf.gather(self._made, tf.gather(slot, at[:, 0]))
             node_M = tf.tensor_scatter_nd_update(node_M, at, made)
-            gone = tf.roll(tf.concat([safe, [False]], axis=0), 1, 0)
+            gone = _roll(tf.concat([safe, [False]], axis=0), 1)
             return tf.gather(node_M, tf.where(~gone)[:, 0]), some
 
         node_M, _ = tf.while_loop(
@@ -297,19 +297,17 @@ class BytePairModel:
 
         def judge(left, right):
             """By bounds on what happens to the left of each pair, and to the right."""
-            unhindered = tf.roll(tf.minimum(high, tf.maximum(after, tf.roll(right, -1, 0))), -1, 0) >= low
-            return (
-                tf.roll(tf.minimum(low, tf.maximum(before, tf.roll(left, 1, 0))), 1, 0) > high
-            ) & unhindered, unhindered
+            unhindered = _roll(tf.minimum(high, tf.maximum(after, _roll(right, -1))), -1) >= low
+            return (_roll(tf.minimum(low, tf.maximum(before, _roll(left, 1))), 1) > high) & unhindered, unhindered
 
         def deeper(_, unhindered, reach, *bounds):
             # x -> min(least, max(most, x)) of `reach` neighbours one after the other is of that form again.
             left_least, left_most, right_least, right_most = bounds
             bounds = (
-                tf.minimum(left_least, tf.maximum(left_most, tf.roll(left_least, reach, 0))),
-                tf.maximum(left_most, tf.roll(left_most, reach, 0)),
-                tf.minimum(right_least, tf.maximum(right_most, tf.roll(right_least, -reach, 0))),
-                tf.maximum(right_most, tf.roll(right_most, -reach, 0)),
+                tf.minimum(left_least, tf.maximum(left_most, _roll(left_least, reach))),
+                tf.maximum(left_most, _roll(left_most, reach)),
+                tf.minimum(right_least, tf.maximum(right_most, _roll(right_least, -reach))),
+                tf.maximum(right_most, _roll(right_most, -reach)),
             )
             safe, unhindered = judge(tf.minimum(*bounds[:2]), tf.minimum(*bounds[2:]))
             return safe, unhindered, 2 * reach, *bounds
@@ -337,8 +335,8 @@ class BytePairModel:
         alone = least & tf.gather(self._alone, slot)
         place = tf.where(least, tf.range(tf.size(slot)), tf.int32.max)
         leftmost = tf.equal(place, tf.gather(tf.math.segment_min(place, word), word)) & least & ~alone
-        yields = leftmost & (tf.roll(high, -1, 0) < low)
-        return (alone & ~tf.roll(alone, 1, 0)) | (leftmost & ~yields) | tf.roll(yields, 1, 0)
+        yields = leftmost & (_roll(high, -1) < low)
+        return (alone & ~_roll(alone, 1)) | (leftmost & ~yields) | _roll(yields, 1)
 
     def _alternate(self, slot, safe, again, unhindered):
         """Every second pair of runs of one pair whose first is merged."""
@@ -346,6 +344,11 @@ class BytePairModel:
         head = tf.gather(heads, tf.cumsum(tf.cast(~again, tf.int32)) - 1)
         even = tf.equal((tf.range(tf.size(slot), dtype=tf.int64) - head) % 2, 0)
         return safe | (again & even & tf.gather(safe, head) & unhindered & tf.gather(self._alone, slot))
+
+
+def _roll(values: tf.Tensor, by) -> tf.Tensor:
+    """`tf.roll` of vectors, which takes ten times as long for short ones."""
+    return tf.concat([values[-by:], values[:-by]], axis=0)
 
 
 # ---- Reading vocabularies ----------------------------------------------------------------------------------------
