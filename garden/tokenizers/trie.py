@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+_UNROLLED = 4  # steps between two looks at which readers go on
 _FILL = 1.35  # slots per edge: below 1.2 the last places are slow to find
 
 
@@ -30,14 +31,16 @@ class Trie:
         slots_E, base_of_node = place(parents_E, symbols_E, symbol_count)
         slot_of_node = np.concatenate([[0], slots_E])  # node e + 1 is the end of edge e; node 0, the root, is in slot 0
         slots = int(max(slot_of_node.max(), base_of_node.max()) + symbol_count + 1)
-        base_L, match_L = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
+        base_L, match_L, ends_L = (np.zeros(slots, np.int32) for _ in range(3))
         check_L = np.full(slots, -1, np.int32)
         base_L[slot_of_node] = base_of_node
         check_L[slots_E] = slot_of_node[parents_E]
         match_L[slots_E] = matches_E
+        inherited_E = np.concatenate([[0], matches_E])[parents_E]
+        ends_L[slots_E] = np.where(matches_E != inherited_E, matches_E, 0)
         with tf.init_scope(), tf.device("CPU:0"):
             self._base_L, self._check_L, self._match_L = tf.constant(base_L), tf.constant(check_L), tf.constant(match_L)
-            self._lengths_V = tf.constant([0, *map(len, strings)], tf.int32)
+            self._ends_L = tf.constant(ends_L)
 
     def longest(self, symbols_N: tf.Tensor, places_P: tf.Tensor) -> tf.Tensor:
         """Index + 1 of the longest string that starts at each place, 0 where none does.
@@ -45,56 +48,62 @@ class Trie:
         symbols_N: int32, the last one 0. places_P: int32, different from each other. Returns [P] int32.
         """
 
-        def step(node_R, at_R, which_R, found_P):
-            slot_R = tf.gather(self._base_L, node_R) + tf.gather(symbols_N, at_R)
-            on_R = tf.reshape(tf.where(tf.equal(tf.gather(self._check_L, slot_R), node_R)), [-1])
-            node_R, which_R = tf.gather(slot_R, on_R), tf.gather(which_R, on_R)
-            # A node's match is that of its nearest ancestor that ends a string, so the last write is the longest match.
-            found_P = tf.tensor_scatter_nd_update(found_P, tf.expand_dims(which_R, 1), tf.gather(self._match_L, node_R))
-            return node_R, tf.gather(at_R, on_R) + 1, which_R, found_P
+        last = tf.size(symbols_N) - 1
+
+        def advance(node_R, at_R, which_R, node_P):
+            for _ in range(_UNROLLED):
+                node_R, at_R, on_R = self._step(symbols_N, last, node_R, at_R)
+            node_P = tf.tensor_scatter_nd_update(node_P, which_R[:, None], node_R)
+            on = tf.where(on_R)[:, 0]
+            return *(tf.gather(values, on) for values in (node_R, at_R, which_R)), node_P
 
         zeros_P = tf.zeros_like(places_P)
         any_length = tf.TensorShape([None])
-        *_, found_P = tf.while_loop(
+        *_, node_P = tf.while_loop(
             lambda node_R, *_: tf.size(node_R) > 0,
-            step,
+            advance,
             (zeros_P, places_P, tf.range(tf.size(places_P)), zeros_P),
             shape_invariants=(any_length,) * 4,
         )
-        return found_P
+        # A node's match is that of its nearest ancestor that ends a string.
+        return tf.gather(self._match_L, node_P)
+
+    def _step(self, symbols_N, last, node_R, at_R):
+        """One symbol more. Readers that cannot go on stay where they are, at the 0 that ends the symbols."""
+        slot_R = tf.gather(self._base_L, node_R) + tf.gather(symbols_N, at_R)
+        on_R = tf.equal(tf.gather(self._check_L, slot_R), node_R)
+        return tf.where(on_R, slot_R, node_R), tf.where(on_R, at_R + 1, last), on_R
 
     def every(self, symbols_N: tf.Tensor, places_P: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """All strings that start at each place, shorter ones first: index into the places, and index + 1 of the string.
 
         Arguments as for `longest`. Returns [M] int32 twice.
         """
-        found = tf.TensorArray(tf.int32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
+        last = tf.size(symbols_N) - 1
+        passed = tf.TensorArray(tf.int32, 0, dynamic_size=True, infer_shape=False, element_shape=[None])
 
-        def step(node_R, at_R, which_R, depth, which, match):
-            slot_R = tf.gather(self._base_L, node_R) + tf.gather(symbols_N, at_R)
-            on_R = tf.reshape(tf.where(tf.equal(tf.gather(self._check_L, slot_R), node_R)), [-1])
-            node_R, which_R = tf.gather(slot_R, on_R), tf.gather(which_R, on_R)
-            match_R = tf.gather(self._match_L, node_R)
-            ends = tf.where(tf.equal(tf.gather(self._lengths_V, match_R), depth + 1))[:, 0]
-            which = which.write(depth, tf.gather(which_R, ends))
-            return (
-                node_R,
-                tf.gather(at_R, on_R) + 1,
-                which_R,
-                depth + 1,
-                which,
-                match.write(depth, tf.gather(match_R, ends)),
-            )
+        def advance(node_R, at_R, which_R, turn, which, nodes):
+            steps = []
+            for _ in range(_UNROLLED):
+                node_R, at_R, on_R = self._step(symbols_N, last, node_R, at_R)
+                steps.append(tf.where(on_R, node_R, 0))
+            which = which.write(turn, tf.tile(which_R, [_UNROLLED]))
+            nodes = nodes.write(turn, tf.concat(steps, axis=0))
+            on = tf.where(on_R)[:, 0]
+            return *(tf.gather(values, on) for values in (node_R, at_R, which_R)), turn + 1, which, nodes
 
         any_length = tf.TensorShape([None])
-        *_, which, match = tf.while_loop(
+        *_, which, nodes = tf.while_loop(
             lambda node_R, *_: tf.size(node_R) > 0,
-            step,
-            (tf.zeros_like(places_P), places_P, tf.range(tf.size(places_P)), tf.constant(0), found, found),
+            advance,
+            (tf.zeros_like(places_P), places_P, tf.range(tf.size(places_P)), tf.constant(0), passed, passed),
             shape_invariants=(any_length, any_length, any_length, tf.TensorShape([]), None, None),
         )
         none = tf.zeros([0], tf.int32)
-        return tf.cond(tf.size(places_P) > 0, lambda: (which.concat(), match.concat()), lambda: (none, none))
+        which, nodes = tf.cond(tf.size(places_P) > 0, lambda: (which.concat(), nodes.concat()), lambda: (none, none))
+        ends_M = tf.gather(self._ends_L, nodes)
+        found = tf.where(ends_M > 0)[:, 0]
+        return tf.gather(which, found), tf.gather(ends_M, found)
 
 
 def _edges(strings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
