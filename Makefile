@@ -24,7 +24,7 @@ demo: $(VENV)/installed  ## fine-tune MiniLM on movie reviews, export, serve and
 	$(BIN)/python -m demo
 
 test: lint  ## format, rules and all tests but the slow ones (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' tests
 
 slow: $(VENV)/installed  ## the tests that take long
 	$(BIN)/python -m pytest -m slow tests
