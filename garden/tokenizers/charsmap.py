@@ -68,6 +68,7 @@ class CharactersMap:
         strings = read_charsmap(data)
         # The shortest string counts, so those that begin with another never do.
         strings = {key: to for key, to in strings.items() if not any(key[:n] in strings for n in range(1, len(key)))}
+        self._strings = strings
         keys = [encode_points(key) for key in strings]
         values = [encode_points(to) for to in strings.values()]
         none = [np.zeros(0, np.int32)]
@@ -93,6 +94,22 @@ class CharactersMap:
         """All pieces, each by itself, normalised."""
         starts_N = self._starts(text.points) > 0
         return Text(*tf.cond(tf.reduce_any(starts_N), lambda: self._replace(text, starts_N), lambda: text))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        if after is None or any(key[0] == " " and to[:1] != " " for key, to in self._strings.items()):
+            return None
+        kinds = _kinds()
+        unsafe = after | (kinds == _PREPEND)  # of one cluster with the space
+        if after.any():
+            worse = [key for key, to in self._strings.items() if not to or after[ord(to[-1])]]
+            # What goes on with such a cluster vanishes.
+            within = set(kinds[[ord(c) for key in worse for c in key]].tolist())
+            if within - {_OTHER, _EXTEND, _CONTROL, _CR, _LF}:
+                return None
+            unsafe |= kinds == _EXTEND
+            unsafe[[ord(key) for key in worse if len(key) == 1]] = True
+        return unsafe
 
     def _replace(self, text: Text, starts_N: tf.Tensor) -> Text:
         begins_N = begins(text)

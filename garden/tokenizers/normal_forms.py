@@ -82,10 +82,11 @@ class NormalForm:
     def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
         """See `space_cuts`. A space composes with nothing, and no mark changes places with it."""
         made = self._composites_of[:, 2]
-        if after is None or after[made].any() or (after & (character_data().combining > 0)).any():
+        if after is None or after[made].any():
             return None
-        unsafe = after.copy()
-        unsafe[[point for point, string in self._strings.items() if after[list(string)].any()]] = True
+        marks = character_data().combining > 0  # which change places
+        unsafe = after | marks if after[marks].any() else after.copy()
+        unsafe[[point for point, string in self._strings.items() if unsafe[list(string)].any()]] = True
         return unsafe
 
     def _normalize(self, text: Text, changes_N: tf.Tensor) -> Text:

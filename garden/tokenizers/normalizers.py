@@ -68,7 +68,7 @@ class Mapped:
         if after is None or ord(" ") in self._strings:
             return None
         unsafe = after.copy()
-        for point, string in self._strings.items():
+        for point, string in self._strings.items() if after.any() else ():
             unsafe[point] = not string or after[string[-1]]
         return unsafe
 
@@ -93,6 +93,17 @@ class Replaced:
     def __call__(self, text: Text) -> Text:
         segments = self._pattern(text)
         return Text(*tf.cond(tf.reduce_any(segments.matched), lambda: self._replace(text, segments), lambda: text))
+
+    def unsafe_before_space(self, after: np.ndarray | None) -> np.ndarray | None:
+        """See `space_cuts`."""
+        over, _ = self._pattern.at_space()
+        readable = self._pattern.readable()
+        to_space = len(self._content) > 0 and self._content[0] == ord(" ")
+        if after is None or (readable[ord(" ")] and not to_space):
+            return None
+        if after.any() and (not len(self._content) or after[self._content[-1]]):
+            over = over | readable
+        return after | over
 
     def _replace(self, text: Text, segments) -> Text:
         matched_N = segments.matched

@@ -63,6 +63,10 @@ class Pattern:
         first = following[1, space]
         return over_C[self._automaton.class_of], bool(first > 0 and matched[first].all())
 
+    def readable(self) -> np.ndarray:
+        """The characters that a match may have in it, [0x110000] bool."""
+        return (self._automaton.following[1:] > 0).any(axis=0)[self._automaton.class_of]
+
     def __call__(self, text: Text) -> Segments:
         """Find all matches in every piece."""
         begins_N = begins(text)
