@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IN_TURN = [
+    pytest.param(page, marks=pytest.mark.slow if page.name in ("tasks.md", "training.md") else ()) for page in PAGES
+]
+"""The pages with the longest commands take minutes."""
+
 PRELUDE = """
 texts = ["a great film", "a dull film"] * 8
 labels = ["positive", "negative"] * 8
@@ -73,7 +78,7 @@ def test_pages_are_there():
     assert any(commands(page) for page in PAGES)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", IN_TURN, ids=lambda page: page.name)
 def test_commands_run(page, place):
     for command in commands(page):
         if command.startswith("garden serve"):
@@ -87,7 +92,7 @@ def test_commands_run(page, place):
             run(place, command)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", IN_TURN, ids=lambda page: page.name)
 def test_python_runs(page, place):
     for block in blocks(page, "python"):
         if "serving.client" in block:

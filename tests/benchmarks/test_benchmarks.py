@@ -219,6 +219,7 @@ def test_fine_tuning_reports_both_sides(local_workers, tmp_path, tiny_bert, tiny
     assert file.with_suffix(".md").read_text() in printed
 
 
+@pytest.mark.slow
 def test_serving_reports_all_sides(local_workers, tmp_path, tiny_bert, tiny_data, capsys):
     code = serve.main(
         f"--model {tiny_bert} --test {tiny_data['test']} --precision float32 --turns 1 --texts 3 --batch-sizes 1,3 "

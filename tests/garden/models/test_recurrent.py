@@ -140,6 +140,7 @@ def examples(path) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [row["label"] for row in rows]
 
 
+@pytest.mark.slow
 def test_an_lstm_learns_to_classify(tokenizer, tiny_data, tmp_path):
     model = made("lstm", "text-classification", tokenizer, bidirectional=True)
     model.compile(learning_rate=2e-2)

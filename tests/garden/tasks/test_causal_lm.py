@@ -90,8 +90,7 @@ def test_long_texts_are_cut_so_that_each_token_is_predicted_once(length):
         assert all(one[-1] == two[0] for one, two in itertools.pairwise(mine))
 
 
-@pytest.mark.parametrize("batching", ["packed", "padded"])
-@pytest.mark.parametrize("length", [None, 5])
+@pytest.mark.parametrize(("batching", "length"), [("packed", None), ("padded", 5)])
 def test_loss_is_the_mean_over_all_successors(tiny_llama, batching, length):
     model = CausalLM.from_pretrained(tiny_llama, batching=batching, sequence_length=length)
     model.compile(run_eagerly=True)

@@ -283,6 +283,7 @@ def test_the_best_span_of_all(make, batching, longest):
         model = make(batching=batching, answer_length=longest, answerless=True)
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_answer(trained):
     assert trained.answerless
     context = "Eve lives in Bonn."

@@ -148,6 +148,7 @@ def test_perplexity_leaves_out_what_has_no_weight():
 # ------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.slow
 def test_it_learns_to_copy(tokenizer):
     random = np.random.default_rng(0)
     words = ["good", "great", "bad", "dull", "film", "story"]
@@ -262,7 +263,7 @@ def test_an_export_writes_the_same_texts(tokenizer, tmp_path):
 # ------------------------------------------------------------------------------------------ other tasks on the families
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart", "t5"])
+@pytest.mark.parametrize("family", ["bart", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mbart", "t5"))])
 def test_classifiers_read_each_texts_end(tokenizer, family):
     keras.utils.set_random_seed(0)
     if family == "t5":
