@@ -42,8 +42,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
     """Returns what a directory in the Hugging Face layout holds, without building the network."""
     values = huggingface.read_config(path)
     family = family_of(values, path / huggingface.CONFIG_FILE)
-    names = values.get("architectures") or []
-    tasks = [task for task, published in family.architectures.items() if published in names and task != "backbone"]
+    tasks = family.tasks_named(values)
     with huggingface.open_weights(path) as weights:
         parameters = sum(math.prod(weights.shape(name)) for name in weights)
     labels = values.get("id2label")

@@ -35,14 +35,12 @@ def task_class(directory: Path) -> type[Task]:
     values = huggingface.read_config(directory)
     where = directory / huggingface.CONFIG_FILE
     family = family_of(values, where)
-    names = values.get("architectures")
-    names = names if isinstance(names, list) else []
-    for task, published in family.architectures.items():
-        if published in names and task in TASKS:
+    for task in family.tasks_named(values):
+        if task in TASKS:
             return TASKS[task]
     known = ", ".join(published for task, published in family.architectures.items() if task in TASKS)
     raise ValueError(
-        f"{where}: architectures {names} has no trained task ({known}); train one with garden train and this directory as "
+        f"{where}: architectures {values.get('architectures')} has no trained task ({known}); train one with garden train and this directory as "
         "model.pretrained"
     )
 

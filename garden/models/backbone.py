@@ -80,6 +80,9 @@ class Family:
     heads: Mapping[str, type]  # task -> its head, a `garden.models.heads.Head`
     renamed: Mapping[str, str] = field(default_factory=dict)  # task -> class name, where it is not the usual one
     prefixes: Mapping[str, str] = field(default_factory=dict)  # task -> prefix, where it is not the usual one
+    also: Mapping[str, str] = field(
+        default_factory=dict
+    )  # class name of checkpoints with several heads -> the task to take
     foreign: tuple[str, ...] = ()  # regular expressions of tensors that checkpoints may hold without being needed
     aliases: tuple[tuple[str, str], ...] = ()  # (name, the tensor that stands for it where it is missing)
 
@@ -91,6 +94,13 @@ class Family:
         """The reference implementation's class name for the backbone and for each task."""
         names = {task: self.published + ARCHITECTURES[task] for task in ("backbone", *self.heads)}
         return names | dict(self.renamed)
+
+    def tasks_named(self, config: Mapping[str, Any]) -> list[str]:
+        """Returns the tasks that the `architectures` of a config.json name."""
+        names = config.get("architectures")
+        names = names if isinstance(names, list) else []
+        tasks = [task for task, published in self.architectures.items() if published in names and task != "backbone"]
+        return tasks or [task for published, task in self.also.items() if published in names]
 
 
 def family_of(config: Mapping[str, Any], where: str | Path = "config.json") -> Family:

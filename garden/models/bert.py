@@ -251,6 +251,7 @@ FAMILIES = (
         config=BertConfig,
         backbone=BertBackbone,
         prefix="bert.",
+        also={"BertForPreTraining": "masked-lm"},
         heads={
             "masked-lm": BertMaskedLMHead,
             "text-classification": BertTextHead,

@@ -13,7 +13,7 @@ from battery import GOLDEN, Case, FamilyTests, assert_near, bare, open_case, ten
 import garden
 from garden.checkpoints import huggingface
 from garden.models.backbone import load_weights, named_variables, open_weights
-from garden.models.bert import BertBackbone, BertConfig
+from garden.models.bert import FAMILIES, BertBackbone, BertConfig
 
 BERT = GOLDEN / "bert"
 
@@ -239,3 +239,10 @@ def test_a_head_of_another_size_is_refused():
     wrong = r'tensor "classifier.weight" has shape \[2, 16\], the network expects \[3, 16\]'
     with open_weights(case.directory, family) as weights, pytest.raises(ValueError, match=wrong):
         load_weights(backbone, {"head": head_class(backbone, 3, name="head")}, weights, strict=True)
+
+
+def test_a_checkpoint_of_several_heads_names_the_task_to_take():
+    family = FAMILIES[0]
+    assert family.tasks_named(huggingface.read_config(GOLDEN / "pretraining_old")) == ["masked-lm"]
+    assert family.tasks_named(huggingface.read_config(GOLDEN / "classifier")) == ["text-classification"]
+    assert family.tasks_named({}) == []
