@@ -40,8 +40,8 @@ def task_class(directory: Path) -> type[Task]:
             return TASKS[task]
     known = ", ".join(published for task, published in family.architectures.items() if task in TASKS)
     raise ValueError(
-        f"{where}: architectures {values.get('architectures')} has no trained task ({known}); train one with garden train and this directory as "
-        "model.pretrained"
+        f"{where}: architectures {values.get('architectures')} has no trained task ({known}); train one with garden train "
+        "and this directory as model.pretrained"
     )
 
 
