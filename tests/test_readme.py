@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_TURN = [
-    pytest.param(page, marks=pytest.mark.slow if page.name in ("tasks.md", "training.md") else ()) for page in PAGES
+    pytest.param(page, marks=pytest.mark.slow if page.name in ("serving.md", "tasks.md", "training.md") else ())
+    for page in PAGES
 ]
 """The pages with the longest commands take minutes."""
 

@@ -197,6 +197,7 @@ def test_medians_are_of_turns():
 # Whole benchmarks.
 
 
+@pytest.mark.slow
 def test_fine_tuning_reports_both_sides(local_workers, tmp_path, tiny_bert, tiny_data, capsys):
     code = finetune.main(
         f"--model {tiny_bert} --train {tiny_data['train']} --test {tiny_data['test']} --precision float32 "

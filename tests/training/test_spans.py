@@ -120,6 +120,7 @@ def test_a_run_on_words(tiny_bert, tmp_path, without_pictures):
     assert model.labels == ["O", "B-X", "I-X"]
 
 
+@pytest.mark.slow
 def test_a_run_on_answers(tiny_bert, tmp_path, without_pictures):
     lines = [
         {"question": "it was?", "context": "it was a good film", "answers": {"text": ["good"], "answer_start": [9]}},

@@ -169,6 +169,7 @@ def test_logits_are_of_every_place(model):
     assert model({"token_ids": ids}).shape == (1, ids.shape[1], len(VOCABULARY))
 
 
+@pytest.mark.slow
 def test_fit_learns_and_rows_hold_several_texts(tiny_llama):
     model = CausalLM.from_pretrained(tiny_llama, row_length=32)
     ((x, _, _),) = model.prepared_dataset(model.raw_dataset(TEXTS * 4), training=True)
