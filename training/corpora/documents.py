@@ -12,8 +12,8 @@ KEPT_PROBLEMS = 100  # messages that a report keeps in full; all are counted
 class Document:
     """A text and where it comes from.
 
-    `text` is one paragraph a line, with no empty lines. `source` is the name of its source in the config. `where` is a place that
-    a person can find: "wiki.xml.bz2, page 12 'Anarchism'", "a.jsonl.gz, line 3", "x.warc.gz, offset 1042".
+    `text` is one paragraph a line, with no empty lines. `source` is the name of its source in the config. `where` is a place
+    that a person can find: "wiki.xml.bz2, page 12 'Anarchism'", "a.jsonl.gz, line 3", "x.warc.gz, offset 1042".
     """
 
     text: str
@@ -21,7 +21,7 @@ class Document:
     where: str
 
 
-class CorruptRecord(ValueError):
+class CorruptRecord(ValueError):  # noqa: N818 (it names what was found)
     """A record that cannot be read: the file, the place in it ("line 3", "offset 1042") and what is wrong."""
 
     def __init__(self, file: str, place: str, what: str):
