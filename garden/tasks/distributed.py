@@ -10,6 +10,7 @@ Stock Keras 3 differs in four ways that matter here, each mended below:
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -20,11 +21,15 @@ from garden.tasks.optimization import AdamW, clip_after_aggregation
 
 
 class DistributedModel(keras.Model):
-    """Base of tasks. A subclass says what one batch's losses are in `weighted_losses`."""
+    """Base of tasks. A subclass says what one batch's losses are: `weighted_losses`, or `loss_terms` of several kinds."""
+
+    loss_factors: Mapping[str, float] = {"loss": 1.0}
+    """The means that add up to the loss: each one's name, which is a metric's too, and the factor that it is added with."""
 
     def __init__(self, *, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
+        self._term_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_factors if name != "loss"}
         self._real_tokens = keras.metrics.Sum(name="real_tokens", dtype="float32")
         self._clock: tuple[float, float] | None = None
         self._rate = 0.0
@@ -33,11 +38,22 @@ class DistributedModel(keras.Model):
         """Returns [M] losses and [M] weights; places that are only padding have weight 0."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its loss is")
 
-    def metric_inputs(self, x, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns what the compiled metrics see: labels [M,...], predictions [M,...] and weights [M] of 0 or 1."""
+    def loss_terms(self, x, y, y_pred, sample_weight) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """Returns each of `loss_factors`' names with its losses and weights, as `weighted_losses` gives them."""
+        return {"loss": self.weighted_losses(x, y, y_pred, sample_weight)}
+
+    def forward(self, x, y, sample_weight, *, training: bool):
+        """Returns the `y_pred` that losses and metrics are made of: `call`'s, unless they need more than a user gets."""
+        return self(x, training=training)
+
+    def metric_inputs(self, x, y, y_pred, sample_weight) -> tuple[Any, Any, Any]:
+        """Returns what the compiled metrics see: labels [M,...], predictions [M,...] and weights [M] of 0 or 1.
+
+        A task of several kinds of predictions returns three dictionaries, each with the same names.
+        """
         raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
 
-    def example_targets(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def example_targets(self) -> tuple[Any, Any]:
         """Returns labels and predictions of the kinds that `metric_inputs` gives, for metrics to be built on."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
 
@@ -64,33 +80,40 @@ class DistributedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             with step_seed(self.seed, self.optimizer.iterations.value):
-                y_pred = self(x, training=True)
-            loss = self._global_loss(x, y, y_pred, sample_weight)
+                y_pred = self.forward(x, y, sample_weight, training=True)
+            terms = self.loss_terms(x, y, y_pred, sample_weight)
+            loss = self._global_loss(terms)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
         # Counting steps and decaying weights need no data: without this they would be done once more when it ends.
         with tf.control_dependencies([loss]):
             self.optimizer.apply(gradients, variables)
-        self._measure(x, y, y_pred, sample_weight)
+        self._measure(terms, x, y, y_pred, sample_weight)
 
     def test_step(self, data) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._measure(x, y, self(x, training=False), sample_weight)
+        y_pred = self.forward(x, y, sample_weight, training=False)
+        self._measure(self.loss_terms(x, y, y_pred, sample_weight), x, y, y_pred, sample_weight)
 
-    def _global_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
+    def _global_loss(self, terms: dict[str, tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
         """Returns this replica's share of the global batch's loss: the shares of all replicas add up to it."""
-        losses, weights = self.weighted_losses(x, y, y_pred, sample_weight)
         replica = tf.distribute.get_replica_context()
-        total_weight = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights))
-        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * weights), total_weight)
+        totals = {name: tf.reduce_sum(weights) for name, (_, weights) in terms.items()}
+        totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, totals)
+        loss = tf.add_n(
+            [
+                self.loss_factors[name] * tf.math.divide_no_nan(tf.reduce_sum(losses * weights), totals[name])
+                for name, (losses, weights) in terms.items()
+            ]
+        )
         if self.losses:
             loss += tf.add_n([tf.cast(term, tf.float32) for term in self.losses]) / replica.num_replicas_in_sync
         return loss
 
-    def _measure(self, x, y, y_pred, sample_weight) -> None:
-        losses, weights = self.weighted_losses(x, y, y_pred, sample_weight)
-        self._loss_tracker.update_state(losses, sample_weight=weights)
+    def _measure(self, terms, x, y, y_pred, sample_weight) -> None:
+        for name, (losses, weights) in terms.items():
+            self._term_trackers.get(name, self._loss_tracker).update_state(losses, sample_weight=weights)
         if self._compile_metrics is not None:
             labels, predictions, counted = self.metric_inputs(x, y, y_pred, sample_weight)
             self._compile_metrics.update_state(labels, predictions, sample_weight=counted)
@@ -153,6 +176,8 @@ class DistributedModel(keras.Model):
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns each metric's value so far and `real_tokens_per_second` (padding not counted)."""
         results = {name: value for name, value in super().get_metrics_result().items() if name != "real_tokens"}
+        if "loss" not in self.loss_factors:
+            results["loss"] = sum(factor * results[name] for name, factor in self.loss_factors.items())
         now, tokens = time.perf_counter(), float(self._real_tokens.result())
         if self._clock is None:
             # The first step of an epoch may include tracing: the rate counts from its end.
