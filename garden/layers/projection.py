@@ -30,6 +30,8 @@ class Projections(keras.layers.Layer):
     def build(self, input_shape):
         total = sum(self.widths)
         self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], total), initializer=self.initializer)
+        # What is several matrices by its meaning is told apart by optimisers that treat matrices as such.
+        self.kernel.parts = self.widths
         self.bias = self.add_weight(name="bias", shape=(total,), initializer="zeros") if self.has_bias else None
 
     def call(self, x: tf.Tensor, only: slice = slice(None)) -> tuple[tf.Tensor, ...]:

@@ -34,8 +34,35 @@ class LinearSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "begin": self.begin}
 
 
+class Optimizer(keras.optimizers.Optimizer):
+    """Base of Garden's optimisers: what they decay, and that they clip what all replicas' gradients add up to.
+
+    Variables of rank 0 and 1, which are norms and biases, are not decayed. `update_step` does all that happens to a variable,
+    its decay too: Keras takes three passes over all variables for that.
+    """
+
+    def __init__(
+        self, learning_rate, *, weight_decay: float, global_clipnorm: float | None = 1.0, name: str, **kwargs: Any
+    ):
+        super().__init__(
+            learning_rate=learning_rate, weight_decay=weight_decay, global_clipnorm=global_clipnorm, name=name, **kwargs
+        )
+        clip_after_aggregation(self)
+
+    def _use_weight_decay(self, variable) -> bool:
+        return len(variable.shape) > 1 and super()._use_weight_decay(variable)
+
+    def _apply_weight_decay(self, variables) -> None:
+        """Nothing: `update_step` decays."""
+
+    def decay(self, variable, learning_rate) -> None:
+        """Shrinks a variable, if it is one that decays, by the rate times `weight_decay` (Loshchilov and Hutter, 2019)."""
+        if self.weight_decay and self._use_weight_decay(variable):
+            variable.assign(variable * (1 - tf.cast(learning_rate, variable.dtype) * self.weight_decay))
+
+
 @keras.saving.register_keras_serializable("garden")
-class AdamW(keras.optimizers.Optimizer):
+class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), one fused operation a variable.
 
     The same update as `torch.optim.AdamW` (epsilon is added to the bias-corrected root). Variables of rank 0 and 1,
@@ -54,15 +81,8 @@ class AdamW(keras.optimizers.Optimizer):
         name: str = "adamw",
         **kwargs,
     ):
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            global_clipnorm=global_clipnorm,
-            name=name,
-            **kwargs,
-        )
+        super().__init__(learning_rate, weight_decay=weight_decay, global_clipnorm=global_clipnorm, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        clip_after_aggregation(self)
 
     def build(self, variables):
         if self.built:
@@ -70,16 +90,13 @@ class AdamW(keras.optimizers.Optimizer):
         super().build(variables)
         self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
-    def _use_weight_decay(self, variable) -> bool:
-        return len(variable.shape) > 1 and super()._use_weight_decay(variable)
-
-    def _apply_weight_decay(self, variables) -> None:
-        """Nothing: `update_step` decays, in one pass over a variable where Keras takes three."""
-
     def update_step(self, gradient, variable, learning_rate):
-        """One variable's update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
-        if self.weight_decay and self._use_weight_decay(variable):
-            variable.assign(variable * (1 - tf.cast(learning_rate, variable.dtype) * self.weight_decay))
+        """One variable's update."""
+        self.decay(variable, learning_rate)
+        self.adam(gradient, variable, learning_rate)
+
+    def adam(self, gradient, variable, learning_rate) -> None:
+        """Adam's part of an update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, variable.dtype)
         beta_2_power = tf.pow(tf.constant(self.beta_2, variable.dtype), step)
