@@ -8,16 +8,15 @@ import TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
+
+from training import configuration
+from training.configuration import key
 
 TASKS = (
     "text-classification",
@@ -32,12 +31,6 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
 BATCHING = ("packed", "padded")
 KEPT = ("best", "last")
-
-
-def key(meaning: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """Returns a dataclass field with its meaning and the limits of its value: `choices`, `least`, `above`, `most`, `below`."""
-    made = {"default_factory": default} if isinstance(default, type) else {"default": default}
-    return dataclasses.field(**made, metadata={"meaning": meaning, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +121,12 @@ class RunConfig:
     output: str = key("directory of the run: config.yaml, checkpoints/, model/, metrics.jsonl, report.json, plots/")
 
     def __post_init__(self):
-        for name, value, metadata in _values(self):
-            _check(name, value, metadata)
+        configuration.check(self)
         model, training = self.model, self.training
         if (model.pretrained is None) == (model.family is None):
             raise ValueError(
                 f"model: give either pretrained (a directory) or family, config and tokenizer; got pretrained: "
-                f"{_shown(model.pretrained)}, family: {_shown(model.family)}"
+                f"{configuration.shown(model.pretrained)}, family: {configuration.shown(model.family)}"
             )
         if model.family is not None and model.tokenizer is None:
             raise ValueError("model.tokenizer: a new network needs the directory of a tokenizer")
@@ -167,160 +159,15 @@ class RunConfig:
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a YAML file, with `key=value` overrides such as `training.epochs=1` on top.
-
-    Raises FileNotFoundError, or ValueError in one line that names the key, the value and what is possible instead.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a run config in YAML, such as configs/sentiment.yaml")
-    try:
-        read = OmegaConf.load(path)
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{where}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, OSError) as error:
-        raise ValueError(f"{path}: not a YAML file of keys and values: {_one_line(error)}") from None
-    if not isinstance(read, DictConfig):
-        raise ValueError(f"{path}: expected keys and values, such as task: text-classification, got a list")
-    return make_config(read, overrides, where=str(path))
+    """Reads a YAML file, with `key=value` overrides such as `training.epochs=1` on top; errors as `configuration.read`."""
+    return configuration.read(RunConfig, path, overrides, example="configs/sentiment.yaml")
 
 
 def make_config(values: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "config") -> RunConfig:
     """Makes a config of nested keys and values and `key=value` overrides; errors as in `read_config`."""
-    try:
-        return _checked_config(values, overrides)
-    except (ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"{where}: {_one_line(error)}") from None
-
-
-def _checked_config(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
-    for override in overrides:
-        if not override.partition("=")[0].strip() or "=" not in override:
-            raise ValueError(f'override "{override}": expected key=value, such as training.epochs=1')
-    given = OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides)))
-    plain = OmegaConf.to_container(given, resolve=True)
-    _check_keys(plain, RunConfig)
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
-    except OmegaConfBaseException as error:
-        name = error.full_key or ""
-        declared, metadata = _field_of(name)
-        meaning = metadata.get("meaning", "")
-        if not _is_given(plain, name):
-            raise ValueError(f"{name}: missing; {meaning}") from None
-        value = OmegaConf.select(OmegaConf.create(plain), name)
-        raise ValueError(f"{name}: expected {_kind(declared)} ({meaning}), got {_shown(value)}") from None
+    return configuration.make(RunConfig, values, overrides, where=where)
 
 
 def key_table() -> list[tuple[str, str]]:
     """Returns all keys with their defaults, and their meanings, for a help page."""
-    table = []
-    for name, field in _fields(RunConfig):
-        default = "REQUIRED" if field.default is dataclasses.MISSING else _shown(field.default)
-        default = "{}" if field.default_factory is dict else default
-        choices = ", ".join(field.metadata.get("choices", ()))
-        table.append((f"{name}: {default}", field.metadata["meaning"] + (f": {choices}" if choices else "")))
-    return table
-
-
-def _fields(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    declared = get_type_hints(section)
-    for field in dataclasses.fields(section):
-        if dataclasses.is_dataclass(declared[field.name]):
-            yield from _fields(declared[field.name], f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field
-
-
-def _values(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _values(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, value, field.metadata
-
-
-def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    """Raises ValueError for a value that is not among the choices or outside the limits of its field."""
-    choices = metadata.get("choices")
-    if choices and value not in choices:
-        raise ValueError(f'{name}: expected one of {", ".join(choices)}, got "{value}"')
-    for number in value.values() if isinstance(value, dict) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError(f"{name}: expected a finite number, got {number}")
-        if isinstance(number, (int, float)) and any(_is_outside(number, word, metadata) for word in _LIMITS):
-            limits = " and ".join(f"{_LIMITS[word]} {metadata[word]}" for word in _LIMITS if word in metadata)
-            raise ValueError(f"{name}: expected a number {limits}, got {number}")
-
-
-_LIMITS = {"least": "of at least", "above": "above", "most": "of at most", "below": "below"}
-
-
-def _is_outside(number: float, word: str, metadata: Mapping[str, Any]) -> bool:
-    if word not in metadata:
-        return False
-    limit = metadata[word]
-    return {"least": number < limit, "above": number <= limit, "most": number > limit, "below": number >= limit}[word]
-
-
-def _check_keys(values: Any, section: type, prefix: str = "") -> None:
-    """Raises ValueError for a key that does not exist, and for a section that is not one."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix.rstrip('.')}: expected keys and values, got {_shown(values)}")
-    declared = get_type_hints(section)
-    for name, value in values.items():
-        if name not in declared:
-            known = ", ".join(declared)
-            raise ValueError(f"{prefix}{name}: no such key (its value: {_shown(value)}); known: {known}")
-        if dataclasses.is_dataclass(declared[name]):
-            _check_keys(value, declared[name], f"{prefix}{name}.")
-            continue
-        # OmegaConf has no message of its own for one kind of container in the place of another.
-        kind = _kind(declared[name])
-        if isinstance(value, (dict, list)) and kind != {dict: "names and values", list: "a list of names"}[type(value)]:
-            raise ValueError(f"{prefix}{name}: expected {kind}, got {_shown(value)}")
-
-
-def _field_of(name: str) -> tuple[Any, Mapping[str, Any]]:
-    """Returns the declared type and the metadata of a dotted key, or of the field it lies in."""
-    section, declared, metadata = RunConfig, None, {}
-    for part in name.split("."):
-        declared = get_type_hints(section).get(part, declared)
-        field = next((field for field in dataclasses.fields(section) if field.name == part), None)
-        metadata = field.metadata if field else metadata
-        if not dataclasses.is_dataclass(declared):
-            break
-        section = declared
-    return declared, metadata
-
-
-def _kind(declared: Any) -> str:
-    """Returns what a field's values are, in words."""
-    optional = isinstance(declared, types.UnionType)
-    kind = next(kind for kind in get_args(declared) if kind is not type(None)) if optional else declared
-    return _KINDS.get(get_origin(kind) or kind, "names and values")
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", list: "a list of names"}
-
-
-def _is_given(values: Any, name: str) -> bool:
-    for part in name.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return False
-        values = values[part]
-    return values != "???"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    # OmegaConf adds indented lines on its own types.
-    return " ".join(str(error).strip().split("\n    ")[0].split())
+    return configuration.key_table(RunConfig)

@@ -1,0 +1,299 @@
+"""Documents into rows of T tokens, nearly without padding: several short ones a row, long ones in pieces.
+
+Streaming: a bounded number of rows is open at a time. What comes out is a function of the documents and their order alone.
+Attention and positions are kept apart by segment numbers, so that a packed text gives what it gives alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+OPEN_ROWS = 256
+LEAST_PIECE = 12
+"""Tokens that a piece has at least, where a document is split to fill a row: shorter ones teach nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What stands round texts in rows.
+
+    `single`: `prefix` and `suffix` round each segment, as the tokenizer's template says. `pair`: the same with the last special
+    token twice. `causal`: `prefix` and `suffix` round each document; where it is cut, the next segment begins with the last
+    token of the one before (`carry`), so that each token is predicted once.
+    """
+
+    name: str
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    @property
+    def carry(self) -> bool:
+        """Whether segments of one document overlap by a token, and only its ends have special tokens."""
+        return self.name == "causal"
+
+    @property
+    def overhead(self) -> int:
+        """Special tokens of each segment."""
+        return 0 if self.carry else len(self.prefix) + len(self.suffix)
+
+    @property
+    def shortest_row(self) -> int:
+        """Places that a row needs for anything to fit."""
+        return len(self.prefix) + len(self.suffix) + 2
+
+
+@dataclass
+class Counts:
+    """What packing did: nothing is lost silently."""
+
+    documents: int = 0
+    tokens: int = 0  # of documents, without special tokens
+    empty: int = 0  # documents without a token, left out
+    cut: int = 0  # cuts of documents longer than a row
+    filling: int = 0  # cuts of pieces to fill a row
+    rows: int = 0
+    places: int = 0
+    real: int = 0  # places that are no padding
+
+    @property
+    def fill(self) -> float:
+        """Share of all places that hold a token."""
+        return self.real / self.places if self.places else 0.0
+
+    def add(self, other: Counts) -> None:
+        """Adds another part's counts."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class _OpenRow:
+    free: int
+    number: int
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # ids, starts, special
+
+    def __lt__(self, other: _OpenRow) -> bool:
+        return (self.free, self.number) < (other.free, other.number)
+
+
+@dataclass
+class Rows:
+    """Rows of T places, ready to be kept: `token_ids` [R,T] uint32; `segment_starts`, `sentence_starts`, `special` [R,T] bool;
+    `real` [R] int32, how many places of each row hold a token: they come first."""
+
+    token_ids: np.ndarray
+    segment_starts: np.ndarray
+    sentence_starts: np.ndarray
+    special: np.ndarray
+    real: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class Packer:
+    """Packs documents into rows; `add` and `finish` give rows as they are full.
+
+    A document longer than a row is cut. A piece goes into the open row that it fills, or that it leaves room in for another
+    piece; where there is none, and `open_rows` are open, its first part fills a row and the rest looks for another.
+
+    Args:
+        length: T.
+        layout: what stands round texts.
+        open_rows: rows that wait for pieces at a time.
+        least_piece: tokens of a part at least, where a piece is split to fill a row.
+
+    Raises ValueError for a T that the layout's special tokens do not leave room in.
+    """
+
+    def __init__(self, length: int, layout: Layout, *, open_rows: int = OPEN_ROWS, least_piece: int = LEAST_PIECE):
+        if length < layout.shortest_row:
+            raise ValueError(
+                f"sequence_length: {length} places have no room for the {layout.name} layout's "
+                f"{len(layout.prefix) + len(layout.suffix)} special tokens and a text; give at least {layout.shortest_row}"
+            )
+        self.length, self.layout = length, layout
+        self.open_rows, self.least_piece = open_rows, least_piece
+        self.counts = Counts()
+        self._open: list[_OpenRow] = []  # the fullest first
+        self._made = 0
+        self._around = tuple(np.asarray(ids, np.uint32) for ids in (layout.prefix, layout.suffix))
+
+    def add(self, ids: np.ndarray, sentence_starts: np.ndarray | None = None) -> Iterator[_OpenRow]:
+        """Takes one document: ids [L] without special tokens, and which of them begin a sentence [L]; yields full rows."""
+        self.counts.documents += 1
+        self.counts.tokens += len(ids)
+        if not len(ids):
+            self.counts.empty += 1
+            return
+        ids = np.asarray(ids, np.uint32)
+        starts = np.zeros(len(ids), bool) if sentence_starts is None else np.array(sentence_starts, bool)
+        starts[0] = True
+        special = np.zeros(len(ids), bool)
+        if self.layout.carry:
+            prefix, suffix = self._around
+            outside = (np.zeros(len(prefix), bool), np.zeros(len(suffix), bool))
+            ids = np.concatenate([prefix, ids, suffix])
+            starts = np.concatenate([outside[0], starts, outside[1]])
+            special = np.concatenate([~outside[0], special, ~outside[1]])
+        room = self.length - self.layout.overhead
+        begin, overlap = 0, int(self.layout.carry)
+        while len(ids) - begin > room:
+            self.counts.cut += 1
+            row = self._new_row()
+            self._put(row, ids, starts, special, begin, begin + room)
+            yield self._closed(row)
+            begin += room - overlap
+        yield from self._placed(ids, starts, special, begin)
+
+    def finish(self) -> Iterator[_OpenRow]:
+        """Yields the rows that are still open, after what the emptiest of them hold has filled the others."""
+        while self._open:
+            row = self._open.pop()
+            held = sum(len(ids) for ids, _, _ in row.parts)
+            # Where the others have room for all of it, and for the special tokens of more pieces, they take it.
+            if sum(max(other.free - self._least_room, 0) for other in self._open) < 2 * held:
+                yield self._closed(row)
+                continue
+            made = self._made
+            for ids, starts, special in row.parts:
+                yield from self._placed(ids, starts, special, 0, most=0)
+            # A part that fitted nowhere has a row of its own: it would be taken apart again without end.
+            for new in [other for other in self._open if other.number > made]:
+                self._open.remove(new)
+                yield self._closed(new)
+
+    @property
+    def _least_room(self) -> int:
+        """Free places that are worth keeping a row open for."""
+        return self.layout.overhead + self.least_piece + int(self.layout.carry)
+
+    def _placed(self, ids, starts, special, begin: int, most: int | None = None) -> Iterator[_OpenRow]:
+        """Puts ids[begin:] into rows: whole where a row is then full or still has room for others, else in parts."""
+        overhead, overlap, least = self.layout.overhead, int(self.layout.carry), self.least_piece
+        most = self.open_rows if most is None else most
+        while True:
+            left = len(ids) - begin
+            need = left + overhead
+            exact = self._first_with(need)
+            roomy = self._first_with(need + self._least_room)
+            if exact < len(self._open) and self._open[exact].free == need:
+                row = self._open.pop(exact)
+            elif roomy < len(self._open):
+                row = self._open.pop(roomy)
+            elif len(self._open) < most and (need == self.length or need <= self.length - self._least_room):
+                row = self._new_row()
+            elif (fitting := self._first_with(left - least + overlap + overhead + 1) - 1) >= 0:
+                # The largest room that a first part of this piece fills, with a rest that is a piece too.
+                row = self._open.pop(fitting)
+                part = row.free - overhead
+                self.counts.filling += 1
+                self._put(row, ids, starts, special, begin, begin + part)
+                begin += part - overlap
+                yield self._closed(row)
+                continue
+            else:
+                row = self._open.pop(exact) if exact < len(self._open) else self._new_row()
+            self._put(row, ids, starts, special, begin, len(ids))
+            if row.free < self._least_room:
+                yield self._closed(row)
+            else:
+                insort(self._open, row)
+            return
+
+    def _first_with(self, free: int) -> int:
+        """Returns the number of the fullest open row that has `free` places left."""
+        return bisect_left(self._open, free, key=lambda row: row.free)
+
+    def _new_row(self) -> _OpenRow:
+        self._made += 1
+        return _OpenRow(self.length, self._made)
+
+    def _put(self, row: _OpenRow, ids, starts, special, begin: int, end: int) -> None:
+        starts_here = starts[begin:end].copy()
+        row.free -= end - begin + self.layout.overhead
+        if self.layout.carry:
+            starts_here[0] |= begin > 0
+        else:
+            starts_here[0] = True
+        row.parts.append((ids[begin:end], starts_here, special[begin:end]))
+
+    def _closed(self, row: _OpenRow) -> _OpenRow:
+        self.counts.rows += 1
+        self.counts.places += self.length
+        self.counts.real += self.length - row.free
+        return row
+
+    def laid_out(self, rows: Iterable[_OpenRow]) -> Rows:
+        """Returns full rows as arrays."""
+        rows = list(rows)
+        prefix, suffix = self._around
+        pieces, starts, special, lengths, counts = [], [], [], [], []
+        no, yes = (tuple(np.full(len(ids), value) for ids in self._around) for value in (False, True))
+        for row in rows:
+            total = 0
+            for ids, starts_here, special_here in row.parts:
+                if not self.layout.carry:
+                    pieces += (prefix, ids, suffix)
+                    starts += (no[0], starts_here, no[1])
+                    special += (yes[0], special_here, yes[1])
+                else:
+                    pieces.append(ids)
+                    starts.append(starts_here)
+                    special.append(special_here)
+                lengths.append(len(ids) + self.layout.overhead)
+                total += lengths[-1]
+            counts.append(total)
+        real = np.asarray(counts, np.int32)
+        shape = (len(rows), self.length)
+        made = Rows(np.zeros(shape, np.uint32), *(np.zeros(shape, bool) for _ in range(3)), real)
+        if not rows:
+            return made
+        filled = np.arange(self.length) < real[:, None]
+        made.token_ids[filled] = np.concatenate(pieces)
+        made.sentence_starts[filled] = np.concatenate(starts)
+        made.special[filled] = np.concatenate(special)
+        begins = np.zeros(int(real.sum()), bool)
+        begins[np.cumsum([0, *lengths[:-1]])] = True
+        made.segment_starts[filled] = begins
+        return made
+
+
+def pack(
+    documents: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    length: int,
+    layout: Layout,
+    *,
+    at_once: int = 1024,
+    **options: int,
+) -> Iterator[Rows]:
+    """Packs a stream of documents (ids [L], sentence starts [L] or None) and yields `at_once` rows at a time; see `Packer`."""
+    packer = Packer(length, layout, **options)
+    full: list[_OpenRow] = []
+    for ids, starts in documents:
+        full.extend(packer.add(ids, starts))
+        if len(full) >= at_once:
+            yield packer.laid_out(full)
+            full = []
+    full.extend(packer.finish())
+    if full:
+        yield packer.laid_out(full)
+
+
+def batch_of(rows: Rows, pad_id: int) -> dict[str, np.ndarray]:
+    """Returns rows as the batch that objectives take: `token_ids`, `segment_ids`, `positions`, `sentence_ids`, int32 [R,T]."""
+    places = np.arange(rows.token_ids.shape[1], dtype=np.int32)
+    real = places < rows.real[:, None]
+    begins = np.maximum.accumulate(np.where(rows.segment_starts, places, 0), axis=1)
+    sentences = np.cumsum(rows.sentence_starts, axis=1, dtype=np.int32)
+    before = np.take_along_axis(sentences - rows.sentence_starts, begins, axis=1)
+    return {
+        "token_ids": np.where(real, rows.token_ids, pad_id).astype(np.int32),
+        "segment_ids": np.where(real, np.cumsum(rows.segment_starts, axis=1), 0).astype(np.int32),
+        "positions": np.where(real, places - begins, 0).astype(np.int32),
+        "sentence_ids": np.where(real & ~rows.special, sentences - before, 0).astype(np.int32),
+    }
