@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import logging
 import os
 import re
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from garden.commands import JSON, declare, log_to_stderr, print_json
+from garden.corpus_commands import corpus
 
 BAD_INPUT = (ValueError, TypeError, OSError)
 BAD_INPUT_EXIT = 2
@@ -79,34 +81,6 @@ def quiet_start() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_driver else "3")
 
 
-def log_to_stderr(level: int) -> None:
-    """Sends what this project's packages log to stderr, from `level` on; of other packages warnings and errors."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    for name in ("garden", "training", "serving"):
-        logging.getLogger(name).setLevel(level)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
-def _command(*parameters: Callable, **settings: Any) -> Callable:
-    """Declares a subcommand with `--debug`, which every one has."""
-
-    def declare(function: Callable) -> Callable:
-        @functools.wraps(function)
-        def run(debug: bool, **values: Any):
-            return function(**values)
-
-        debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-        for parameter in reversed([*parameters, debug]):
-            run = parameter(run)
-        return cli.command(**settings)(run)
-
-    return declare
-
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _MODEL_DIR = click.argument("model_dir")
 _BATCH_SIZE = click.option(
     "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts computed at once."
@@ -142,6 +116,10 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(corpus)
+_command = functools.partial(declare, cli)
+
+
 class _TrainCommand(click.Command):
     """Ends its help with all keys of a run config."""
 
@@ -157,7 +135,7 @@ class _TrainCommand(click.Command):
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
     click.option("--overwrite", is_flag=True, help="Replace a run that is in the output directory."),
     click.option("--progress", is_flag=True, help="Show progress even where stderr is not a terminal."),
-    _JSON,
+    JSON,
     cls=_TrainCommand,
     short_help="Train what a config describes.",
 )
@@ -178,7 +156,7 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bo
 
     results = run(read, overwrite=overwrite, progress_bar=terminal)
     if as_json:
-        _print_json(results)
+        print_json(results)
         return
     click.echo(f"model: {results['model']} (of step {results['kept_step']}, {results['steps']} trained)")
     if results["report"]:
@@ -192,7 +170,7 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bo
     _PAIR_FIELD,
     _LABEL_FIELD,
     _BATCH_SIZE,
-    _JSON,
+    JSON,
     short_help="Measure a model on labelled examples.",
 )
 def evaluate(
@@ -222,7 +200,7 @@ def evaluate(
     examples = read_examples(located(data), text=text_field, pair=pair, label=label, words=model.takes_words)
     results = report(model, examples, batch_size=batch_size)
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         _print_report(results)
 
@@ -241,7 +219,7 @@ def _print_report(results: dict[str, Any]) -> None:
     _TEXT_FIELD,
     _PAIR_FIELD,
     _BATCH_SIZE,
-    _JSON,
+    JSON,
     short_help="Answer texts.",
 )
 def predict(
@@ -302,7 +280,7 @@ def _texts_of_file(path: Path, text_field: str, pair_field: str | None, *, words
 def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
     sides = list(text) if isinstance(text, tuple) else [text]
     if as_json:
-        _print_json({**dict(zip(("text", "pair"), sides, strict=False)), **_named(answer)})
+        print_json({**dict(zip(("text", "pair"), sides, strict=False)), **_named(answer)})
         return
     sides = [side if isinstance(side, str) else " ".join(side) for side in sides]
     click.echo("\t".join([*_columns(answer), *sides]))
@@ -335,7 +313,7 @@ def _columns(answer: Any) -> list[str]:
     return [", ".join(f"{given['token']} {given['score']:.4f}" for given in candidates) for candidates in masks]
 
 
-@_command(_MODEL_DIR, click.argument("export_base"), _JSON, short_help="Write a model as a SavedModel for TF Serving.")
+@_command(_MODEL_DIR, click.argument("export_base"), JSON, short_help="Write a model as a SavedModel for TF Serving.")
 def export(model_dir: str, export_base: str, as_json: bool) -> None:
     """Exports the model in MODEL_DIR as the next version below EXPORT_BASE: a SavedModel that takes strings.
 
@@ -351,7 +329,7 @@ def export(model_dir: str, export_base: str, as_json: bool) -> None:
     log_to_stderr(logging.WARNING)
     directory = serving.export(open_task(model_dir), export_base)
     if as_json:
-        _print_json({"export": str(directory)})
+        print_json({"export": str(directory)})
     else:
         click.echo(directory)
 
@@ -366,7 +344,7 @@ def export(model_dir: str, export_base: str, as_json: bool) -> None:
     click.option(
         "--grpc-port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="gRPC port; 0: a free one."
     ),
-    _JSON,
+    JSON,
     short_help="Serve an export over REST and gRPC.",
 )
 def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
@@ -382,7 +360,7 @@ def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: in
 
     def announce(server: Any) -> None:
         if as_json:
-            _print_json({"rest": server.url, "grpc": server.grpc_address})
+            print_json({"rest": server.url, "grpc": server.grpc_address})
         else:
             click.echo(f"REST {server.url}\ngRPC {server.grpc_address}")
         sys.stdout.flush()
@@ -404,7 +382,7 @@ def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: in
     click.option("--vocabulary", help="The vocab.txt, or preprocessing SavedModel, of a checkpoint without one."),
     click.option("--lower-case/--cased", default=None, help="Whether text is lower-cased.  [default: as SOURCE says]"),
     click.option("--activation", help="Of the feed-forward layers: gelu, gelu_new.  [default: as SOURCE says]"),
-    _JSON,
+    JSON,
     short_help="Convert a checkpoint from elsewhere.",
 )
 def convert(
@@ -446,7 +424,7 @@ def convert(
 
         report = convert(place, target, kind=kind, options=options, progress=progress)
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     click.echo(report["model"])
     click.echo(f"{report['architecture']}, {report['parameters']:,} parameters, from {report['from']}", err=True)
@@ -454,7 +432,7 @@ def convert(
         click.echo(f"left out: {', '.join(report['left_out'])}", err=True)
 
 
-@_command(click.argument("directory"), _JSON, short_help="Describe a model or an export.")
+@_command(click.argument("directory"), JSON, short_help="Describe a model or an export.")
 def info(directory: str, as_json: bool) -> None:
     """Describes a model's directory, or an export: what it is, how large, what goes in and comes out.
 
@@ -468,7 +446,7 @@ def info(directory: str, as_json: bool) -> None:
 
     described = describe(located(directory))
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
     for name, value in described.items():
         if isinstance(value, dict):
