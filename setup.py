@@ -22,6 +22,7 @@ REQUIRES = [
     "grpcio>=1.60,<2",
     "scikit-learn>=1.4,<2",
     "matplotlib>=3.8,<4",
+    "google-crc32c>=1.5,<2",
 ]
 
 # Fetches handles of TF Hub; directories need none of it. tf-keras and setuptools (for pkg_resources) are what importing

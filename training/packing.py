@@ -117,7 +117,8 @@ class Packer:
                 f"{len(layout.prefix) + len(layout.suffix)} special tokens and a text; give at least {layout.shortest_row}"
             )
         self.length, self.layout = length, layout
-        self.open_rows, self.least_piece = open_rows, least_piece
+        # In short rows a tenth of the row is as much as may stay empty.
+        self.open_rows, self.least_piece = open_rows, max(min(least_piece, length // 10), 1)
         self.counts = Counts()
         self._open: list[_OpenRow] = []  # the fullest first
         self._made = 0
