@@ -5,7 +5,7 @@ Shapes: E texts of a batch, R rows, T row length, P masked places a row, V vocab
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ import tensorflow as tf
 from garden.tasks.batching import pad, tokens_of
 from garden.tasks.examples import as_examples
 from garden.tasks.language_model import LanguageModel
+from garden.tasks.masking import is_special, mask_tokens
 
 CANDIDATES = 5
 """How many candidates for a mask an answer names."""
@@ -36,6 +37,8 @@ class MaskedLM(LanguageModel):
     name_in_configs = "masked-lm"
     label_field = None
     accuracy_name = "masked_accuracy"
+    mask_shares: ClassVar[tuple[float, float]] = (0.8, 0.1)
+    """Shares of the predicted tokens that become the mask, and that become a random token."""
 
     def __init__(self, backbone, tokenizer, head, *, mask_rate: float = 0.15, row_length: int = 128, **kwargs):
         super().__init__(backbone, tokenizer, head, row_length=row_length, **kwargs)
@@ -63,22 +66,21 @@ class MaskedLM(LanguageModel):
         return batch
 
     def inputs(self, batch, *, training, seed):
-        x = self.batched(batch["text"], batch.get("pair"), training=training)
-        x = tokens_of(x)
+        return self.hidden(tokens_of(self.batched(batch["text"], batch.get("pair"), training=training)), seed)
+
+    def hidden(self, x: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Returns rows with some of their tokens hidden, what these were and whether they count: see `mask_tokens`."""
         masked = mask_tokens(
             x["token_ids"],
-            self._maskable(x["token_ids"], x["segment_ids"]),
+            (x["segment_ids"] > 0) & ~tf.gather(is_special(self.tokenizer), x["token_ids"]),
             seed,
             rate=self.mask_rate,
+            shares=self.mask_shares,
             mask_id=self.tokenizer.mask_id,
             vocabulary_size=self.tokenizer.vocabulary_size,
         )
         x = {**x, "token_ids": masked["token_ids"], "mask_positions": masked["mask_positions"]}
         return x, masked["mask_ids"], masked["mask_weights"]
-
-    def _maskable(self, token_ids: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
-        special = tf.constant(self.tokenizer.special_ids)
-        return (segment_ids > 0) & ~tf.reduce_any(token_ids[:, :, None] == special, axis=-1)
 
     # Answers.
 
@@ -155,43 +157,3 @@ class MaskedLM(LanguageModel):
             {"token": self.tokenizer.vocabulary[token], "score": float(score), "text": text}
             for token, score, text in zip(ids, scores, texts, strict=True)
         ]
-
-
-def mask_tokens(
-    token_ids: tf.Tensor, maskable: tf.Tensor, seed: tf.Tensor, *, rate: float, mask_id: int, vocabulary_size: int
-) -> dict[str, tf.Tensor]:
-    """Chooses tokens to predict and hides them as BERT does: 80 % masked, 10 % replaced at random, 10 % kept.
-
-    Args:
-        token_ids, maskable: [R,T] int32 and bool.
-        seed: [2] int32; the same seed chooses the same.
-        rate: share of each row's maskable tokens to choose, at least one where there is one.
-
-    Returns:
-        `token_ids` [R,T]; `mask_positions`, `mask_ids` [R,P] int32 and `mask_weights` [R,P] float32, 0 where a row has
-        fewer; P = ceil(rate * T).
-    """
-    shape = tf.shape(token_ids)
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
-    places = tf.cast(tf.math.ceil(rate * tf.cast(shape[1], tf.float32)), tf.int32)
-    # The places with the highest random numbers; those that may not be masked rank below all others.
-    ranks = tf.where(maskable, tf.random.stateless_uniform(shape, seeds[0]), -1.0)
-    positions = tf.sort(tf.math.top_k(ranks, places).indices, axis=-1)
-    possible = tf.reduce_sum(tf.cast(maskable, tf.int32), axis=1)
-    wanted = tf.cast(tf.round(rate * tf.cast(possible, tf.float32)), tf.int32)
-    wanted = tf.minimum(tf.maximum(wanted, 1), possible)
-    chosen_ranks = tf.gather(ranks, positions, batch_dims=1)
-    order = tf.argsort(tf.argsort(chosen_ranks, axis=-1, direction="DESCENDING"), axis=-1)
-    counted = order < wanted[:, None]
-    originals = tf.gather(token_ids, positions, batch_dims=1)
-    fate = tf.random.stateless_uniform(tf.shape(positions), seeds[1])
-    randoms = tf.random.stateless_uniform(tf.shape(positions), seeds[2], 0, vocabulary_size, tf.int32)
-    hidden = tf.where(fate < 0.8, mask_id, tf.where(fate < 0.9, randoms, originals))
-    hidden = tf.where(counted, hidden, originals)
-    rows = tf.broadcast_to(tf.range(shape[0])[:, None], tf.shape(positions))
-    return {
-        "token_ids": tf.tensor_scatter_nd_update(token_ids, tf.stack([rows, positions], axis=-1), hidden),
-        "mask_positions": positions,
-        "mask_ids": originals,
-        "mask_weights": tf.cast(counted, tf.float32),
-    }

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from garden import MaskedLM
-from garden.tasks.masked_lm import mask_tokens
+from garden.tasks.masking import mask_tokens
 
 MASK, SIZE = 4, 1_000
 TEXTS = ["a good film", "the story was moving and the actors fine", "an awful end it was dull and tiresome", "bad"]
@@ -52,7 +52,7 @@ def test_eighty_percent_masks_ten_random_ten_kept():
 def test_each_row_hides_its_share(rate):
     maskable = np.arange(40)[None] < np.array([[40], [20], [7], [1], [0]])
     before, given = masked((5, 40), rate, maskable=maskable)
-    assert given["mask_positions"].shape == (5, np.ceil(np.float32(rate) * 40))
+    assert given["mask_positions"].shape == (5, max(round(rate * 40), 1)), "no place more than a full row needs"
     for row, possible in enumerate([40, 20, 7, 1, 0]):
         chosen = given["mask_positions"][row][given["mask_weights"][row] > 0]
         assert len(chosen) == len(set(chosen)) == min(max(round(rate * possible), 1), possible)
