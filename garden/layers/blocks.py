@@ -10,6 +10,7 @@ from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention
 from garden.layers.dropout import Dropout
 from garden.layers.feed_forward import FeedForward
 from garden.layers.normalization import normalization
+from garden.layers.recomputation import recomputable
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -77,6 +78,7 @@ class EncoderBlock(keras.layers.Layer):
         for part in (self.attention, self.attention_path, self.feed_forward, self.feed_forward_path):
             part.build(input_shape)
 
+    @recomputable
     def call(
         self,
         x_BTD: tf.Tensor,
@@ -159,6 +161,7 @@ class DecoderBlock(EncoderBlock):
         self.cross_attention.build(input_shape)
         self.cross_attention_path.build(input_shape)
 
+    @recomputable
     def call(
         self,
         x_BTD: tf.Tensor,

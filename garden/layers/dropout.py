@@ -6,7 +6,7 @@ random state to save. Outside of it (a layer used by hand, a stock Keras model) 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
 import keras
@@ -18,9 +18,9 @@ _step: ContextVar["_StepSeed | None"] = ContextVar("garden_dropout_step", defaul
 class _StepSeed:
     """Hands each dropout call of one traced step a seed of its own."""
 
-    def __init__(self, seed: tf.Tensor):
+    def __init__(self, seed: tf.Tensor, calls: int = 0):
         self.seed = seed
-        self.calls = 0
+        self.calls = calls
 
     def next(self) -> tf.Tensor:
         self.calls += 1
@@ -28,16 +28,47 @@ class _StepSeed:
 
 
 @contextlib.contextmanager
-def step_seed(seed: int | tf.Tensor, step: tf.Tensor) -> Iterator[None]:
-    """Within it, every `Dropout` derives its masks from `seed`, `step` (scalars) and the replica it runs on."""
+def step_seed(seed: int | tf.Tensor, step: tf.Tensor, part: tf.Tensor | None = None) -> Iterator[None]:
+    """Within it, every `Dropout` derives its masks from `seed`, `step` (scalars) and the replica it runs on.
+
+    A step that is computed in several parts gives each its number.
+    """
+    fold = tf.random.experimental.stateless_fold_in
     replica = tf.distribute.get_replica_context()
     replica_id = replica.replica_id_in_sync_group if replica else 0
-    base = tf.stack([tf.cast(seed, tf.int32), tf.cast(replica_id, tf.int32)])
-    token = _step.set(_StepSeed(tf.random.experimental.stateless_fold_in(base, tf.cast(step, tf.int32))))
+    base = fold(tf.stack([tf.cast(seed, tf.int32), tf.cast(replica_id, tf.int32)]), tf.cast(step, tf.int32))
+    with _opened(_StepSeed(base if part is None else fold(base, part))):
+        yield
+
+
+@contextlib.contextmanager
+def _opened(masks: _StepSeed) -> Iterator[None]:
+    token = _step.set(masks)
     try:
         yield
     finally:
         _step.reset(token)
+
+
+def step_masks() -> _StepSeed | None:
+    """Returns the masks that follow within `step_seed`, for `replayed_masks`; None outside of it."""
+    masks = _step.get()
+    return masks and _StepSeed(masks.seed, masks.calls)
+
+
+@contextlib.contextmanager
+def replayed_masks(masks: _StepSeed, *, after: Sequence[tf.Tensor]) -> Iterator[None]:
+    """Within it, every `Dropout` draws the masks that it drew from `step_masks` on, when the tensors `after` are there."""
+    with tf.control_dependencies(after):
+        seed = tf.identity(masks.seed)
+    with _opened(_StepSeed(seed, masks.calls)):
+        yield
+
+
+def next_seed() -> tf.Tensor | None:
+    """Returns a seed [2] that nothing else in this step gets, for other draws than dropout's; None outside of `step_seed`."""
+    masks = _step.get()
+    return masks and masks.next()
 
 
 def keep_mask(shape: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:

@@ -17,7 +17,9 @@ import keras
 import tensorflow as tf
 
 from garden.layers.dropout import step_seed
-from garden.tasks.optimization import AdamW, clip_after_aggregation
+from garden.layers.recomputation import recomputation
+from garden.tasks.averaging import Averages
+from garden.tasks.optimization import Optimizer, clip_after_aggregation
 
 
 class DistributedModel(keras.Model):
@@ -33,6 +35,8 @@ class DistributedModel(keras.Model):
         self._real_tokens = keras.metrics.Sum(name="real_tokens", dtype="float32")
         self._clock: tuple[float, float] | None = None
         self._rate = 0.0
+        self.accumulate, self.recompute = 1, False
+        self.averages: Averages | None = None
 
     def weighted_losses(self, x, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns [M] losses and [M] weights; places that are only padding have weight 0."""
@@ -57,50 +61,104 @@ class DistributedModel(keras.Model):
         """Returns labels and predictions of the kinds that `metric_inputs` gives, for metrics to be built on."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its metrics measure")
 
-    def compile(self, optimizer="rmsprop", loss=None, metrics=None, *, jit_compile: bool = False, **kwargs):
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        metrics=None,
+        *,
+        accumulate: int = 1,
+        recompute: bool = False,
+        ema: float | None = None,
+        jit_compile: bool = False,
+        **kwargs,
+    ):
         """As Keras's, but everything is built at once, in the strategy's scope, and XLA is off unless asked for.
 
         Metrics count each example once, whatever its weight, and examples of weight 0 not at all. XLA makes a training
         step on CPUs slower.
+
+        Args:
+            accumulate: parts in which a step computes a batch (on each replica), one after another: the batch's gradient in
+                the memory of a part.
+            recompute: whether blocks are computed again in the backward pass, which frees the memory of their activations.
+            ema: decay of an exponential moving average of the weights, `averages`; None: no average.
         """
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected a number of parts of at least 1, got {accumulate}")
+        self.accumulate, self.recompute = accumulate, recompute
         with self.distribute_strategy.scope():
             optimizer = keras.optimizers.get(optimizer)
             # What Keras calls unweighted metrics would count padding: these are given weights of 0 and 1.
             super().compile(optimizer=optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit_compile, **kwargs)
             inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-            if not isinstance(inner, AdamW):
+            if not isinstance(inner, Optimizer):
                 clip_after_aggregation(inner)
             self.optimizer.build(self.trainable_variables)
+            self.averages = None if ema is None else Averages(self.trainable_variables, ema)
             if self._compile_metrics is not None:
                 self._compile_metrics.build(*self.example_targets())
 
     # One step, on one replica.
 
     def train_step(self, data) -> None:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            with step_seed(self.seed, self.optimizer.iterations.value):
-                y_pred = self.forward(x, y, sample_weight, training=True)
-            terms = self.loss_terms(x, y, y_pred, sample_weight)
-            loss = self._global_loss(terms)
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
+        loss, gradients = self._gradients(data) if self.accumulate == 1 else self._gradients_in_parts(data)
         # Counting steps and decaying weights need no data: without this they would be done once more when it ends.
         with tf.control_dependencies([loss]):
-            self.optimizer.apply(gradients, variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            if self.averages is not None:
+                self.averages.update(self.optimizer.iterations.value)
+
+    def _gradients(self, data, totals=None, part=None, parts=1) -> tuple[tf.Tensor, list]:
+        """Returns this replica's share of the loss and of its gradient, and measures what is predicted on the way.
+
+        Of a part of several, the part's share; `totals` are the global batch's weights then.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred, terms = self._predicted(x, y, sample_weight, part)
+            loss = self._global_loss(terms, self._total_weights(terms) if totals is None else totals, parts)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
         self._measure(terms, x, y, y_pred, sample_weight)
+        return loss, gradients
+
+    def _predicted(self, x, y, sample_weight, part=None) -> tuple[Any, dict[str, tuple[tf.Tensor, tf.Tensor]]]:
+        with step_seed(self.seed, self.optimizer.iterations.value, part), recomputation(self.recompute):
+            y_pred = self.forward(x, y, sample_weight, training=True)
+        return y_pred, self.loss_terms(x, y, y_pred, sample_weight)
+
+    def _gradients_in_parts(self, data) -> tuple[tf.Tensor, list]:
+        """Returns what `_gradients` does, computed with some of the rows at a time."""
+        # Of this pass only the weights are used, so that the graph leaves out everything that they do not depend on.
+        totals = self._total_weights(self._predicted(*keras.utils.unpack_x_y_sample_weight(data))[1])
+        rows = tf.shape(tf.nest.flatten(data)[0])[0]
+        parts = tf.clip_by_value(rows, 1, self.accumulate)
+        without: list[int] = []
+
+        def add(part, loss, sums):
+            begin, end = rows * part // parts, rows * (part + 1) // parts
+            rows_of_part = tf.nest.map_structure(lambda values: None if values is None else values[begin:end], data)
+            more, gradients = self._gradients(rows_of_part, totals, part, parts)
+            without[:] = [index for index, gradient in enumerate(gradients) if gradient is None]
+            return part + 1, loss + more, [_added(*pair) for pair in zip(sums, gradients, strict=True)]
+
+        begin = (tf.constant(0), tf.constant(0.0), [tf.zeros(each.shape) for each in self.trainable_variables])
+        _, loss, sums = tf.while_loop(lambda part, *_: part < parts, add, begin, parallel_iterations=1)
+        return loss, [None if index in without else gradient for index, gradient in enumerate(sums)]
 
     def test_step(self, data) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self.forward(x, y, sample_weight, training=False)
         self._measure(self.loss_terms(x, y, y_pred, sample_weight), x, y, y_pred, sample_weight)
 
-    def _global_loss(self, terms: dict[str, tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-        """Returns this replica's share of the global batch's loss: the shares of all replicas add up to it."""
-        replica = tf.distribute.get_replica_context()
+    def _total_weights(self, terms) -> dict[str, tf.Tensor]:
+        """Returns each term's weight in the global batch."""
         totals = {name: tf.reduce_sum(weights) for name, (_, weights) in terms.items()}
-        totals = replica.all_reduce(tf.distribute.ReduceOp.SUM, totals)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, totals)
+
+    def _global_loss(self, terms, totals, parts=1) -> tf.Tensor:
+        """Returns this replica's share of the global batch's loss: the shares of all replicas and parts add up to it."""
         loss = tf.add_n(
             [
                 self.loss_factors[name] * tf.math.divide_no_nan(tf.reduce_sum(losses * weights), totals[name])
@@ -108,7 +166,8 @@ class DistributedModel(keras.Model):
             ]
         )
         if self.losses:
-            loss += tf.add_n([tf.cast(term, tf.float32) for term in self.losses]) / replica.num_replicas_in_sync
+            shares = tf.distribute.get_replica_context().num_replicas_in_sync * tf.cast(parts, tf.float32)
+            loss += tf.add_n([tf.cast(term, tf.float32) for term in self.losses]) / shares
         return loss
 
     def _measure(self, terms, x, y, y_pred, sample_weight) -> None:
@@ -185,3 +244,9 @@ class DistributedModel(keras.Model):
         elif tokens > self._clock[1]:
             self._rate = (tokens - self._clock[1]) / (now - self._clock[0])
         return {**results, "real_tokens_per_second": self._rate}
+
+
+def _added(total: tf.Tensor, gradient: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.tensor_scatter_nd_add(total, gradient.indices[:, None], tf.cast(gradient.values, total.dtype))
+    return total if gradient is None else total + tf.cast(gradient, total.dtype)
