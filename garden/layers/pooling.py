@@ -51,6 +51,14 @@ class AdditivePooling(keras.layers.Layer):
         return {**super().get_config(), "inner_width": self.inner_width, "initializer": initializer}
 
 
+def mean_of_texts(x_BTD: tf.Tensor, segment_ids_BT: tf.Tensor, texts_BQ: tf.Tensor) -> tf.Tensor:
+    """Returns the mean state of each text, whose number of segment is given; zeros where it has no token: [B,Q,D] float32."""
+    own_BQT = (texts_BQ[:, :, None] == segment_ids_BT[:, None, :]) & (segment_ids_BT > 0)[:, None, :]
+    own_BQT = tf.cast(own_BQT, tf.float32)
+    sums_BQD = tf.matmul(own_BQT, tf.cast(x_BTD, tf.float32))
+    return tf.math.divide_no_nan(sums_BQD, tf.reduce_sum(own_BQT, axis=-1, keepdims=True))
+
+
 def first_segments(segment_ids_BT: tf.Tensor) -> tf.Tensor:
     """Returns the segment of each row's first token that is not padding, 0 where there is none: [B,T] -> [B]."""
     ended = tf.pad(segment_ids_BT, [[0, 0], [0, 1]])

@@ -55,10 +55,12 @@ FAMILIES = {
 ARCHITECTURES = {
     "backbone": "Model",
     "masked-lm": "ForMaskedLM",
+    "masked-lm-with-pairs": "ForPreTraining",
     "causal-lm": "ForCausalLM",
     "seq2seq-lm": "ForConditionalGeneration",
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
+    "text-embedding": "Model",
     "question-answering": "ForQuestionAnswering",
     "replaced-token-detection": "ForPreTraining",
 }
@@ -80,9 +82,6 @@ class Family:
     heads: Mapping[str, type]  # task -> its head, a `garden.models.heads.Head`
     renamed: Mapping[str, str] = field(default_factory=dict)  # task -> class name, where it is not the usual one
     prefixes: Mapping[str, str] = field(default_factory=dict)  # task -> prefix, where it is not the usual one
-    also: Mapping[str, str] = field(
-        default_factory=dict
-    )  # class name of checkpoints with several heads -> the task to take
     foreign: tuple[str, ...] = ()  # regular expressions of tensors that checkpoints may hold without being needed
     aliases: tuple[tuple[str, str], ...] = ()  # (name, the tensor that stands for it where it is missing)
 
@@ -95,12 +94,18 @@ class Family:
         names = {task: self.published + ARCHITECTURES[task] for task in ("backbone", *self.heads)}
         return names | dict(self.renamed)
 
+    def prefix_of(self, task: str) -> str:
+        """Returns how the backbone's tensors begin in a task's checkpoints; none where they are the bare network's."""
+        bare = self.architectures[task] == self.architectures["backbone"]
+        return "" if bare else self.prefixes.get(task, self.prefix)
+
     def tasks_named(self, config: Mapping[str, Any]) -> list[str]:
         """Returns the tasks that the `architectures` of a config.json name."""
         names = config.get("architectures")
         names = names if isinstance(names, list) else []
-        tasks = [task for task, published in self.architectures.items() if published in names and task != "backbone"]
-        return tasks or [task for published, task in self.also.items() if published in names]
+        # What embeds texts is a bare network too: `checkpoints.sentence_transformers` tells them apart.
+        bare = self.architectures["backbone"]
+        return [task for task, published in self.architectures.items() if published in names and published != bare]
 
 
 def family_of(config: Mapping[str, Any], where: str | Path = "config.json") -> Family:

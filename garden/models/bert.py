@@ -5,6 +5,8 @@ this network with differences, which their files state.
 Shapes: B batch, T length, P wanted positions, D model width, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -88,6 +90,11 @@ class BertBackbone(Backbone):
     Outputs: `sequence` [B,T,D]; `pooled` [B,D], of each row's first token that is not padding, when there is a pooler.
     With `read_positions` [B,P] only those places are computed in the last block: `sequence` [B,P,D], `pooled` [B,P,D].
     With `hidden_states=True` also `hidden_states`, a tuple: the embeddings and each block's output.
+
+    Args:
+        config: its sizes.
+        pooler: whether there is one.
+        embeddings: another network, whose tables and their norm this one shares: ELECTRA trains two together.
     """
 
     input_names = ("token_ids", "segment_ids", "positions", "type_ids")
@@ -110,15 +117,19 @@ class BertBackbone(Backbone):
     }
     """What checkpoints call the parts; those of a layer stand below "layer"."""
 
-    def __init__(self, config: BertConfig, *, pooler: bool = True, **kwargs):
+    def __init__(self, config: BertConfig, *, pooler: bool = True, embeddings: BertBackbone | None = None, **kwargs):
         super().__init__(config, **kwargs)
         parts = {"dtype": self.dtype_policy}
         made = {**parts, "initializer": initializer(config.initializer_range)}
         width, narrow, epsilon = config.hidden_size, config.embedding_size, config.layer_norm_eps
-        self.words = Embedding(config.vocab_size, narrow, name="words", **made)
-        self.positions = LearnedPositions(config.max_position_embeddings, narrow, name="positions", **made)
-        self.types = Embedding(config.type_vocab_size, narrow, name="types", **made) if self.has_types else None
-        self.norm = LayerNorm(epsilon, name="norm", **parts)
+        if embeddings is not None:
+            self.words, self.positions = embeddings.words, embeddings.positions
+            self.types, self.norm = embeddings.types, embeddings.norm
+        else:
+            self.words = Embedding(config.vocab_size, narrow, name="words", **made)
+            self.positions = LearnedPositions(config.max_position_embeddings, narrow, name="positions", **made)
+            self.types = Embedding(config.type_vocab_size, narrow, name="types", **made) if self.has_types else None
+            self.norm = LayerNorm(epsilon, name="norm", **parts)
         self.dropout = Dropout(config.hidden_dropout_prob, name="dropout", **parts)
         self.wider = Dense(width, name="wider", **made) if narrow != width else None
         self.blocks = [
@@ -144,7 +155,7 @@ class BertBackbone(Backbone):
     def build(self, input_shape=None):
         narrow, width = (None, None, self.config.embedding_size), (None, None, self.config.hidden_size)
         for layer in (self.words, self.positions, self.types, self.norm, self.wider):
-            if layer is not None:
+            if layer is not None and not layer.built:
                 layer.build(narrow)
         for layer in (*self.blocks, self.pooler):
             if layer is not None:
@@ -244,6 +255,35 @@ class BertMaskedLMHead(heads.MaskedLMHead):
     bias, untied_bias = "cls.predictions.bias", "cls.predictions.decoder.bias"
 
 
+class BertEmbeddingHead(heads.EmbeddingHead):
+    """Over all tokens."""
+
+    backbone_parts = {"pooler": False}
+
+
+class BertPairHead(BertMaskedLMHead):
+    """Over masked tokens and, of each text of two parts, whether they belong together: over the pooled token."""
+
+    backbone_parts = {"pooler": True}
+    optional_parts = ("pooler",)
+    optional_tensors = (r"cls\.seq_relationship\..*",)
+
+    def make_parts(self, backbone: Backbone, made: Mapping[str, Any]) -> None:
+        super().make_parts(backbone, made)
+        self.pair = Dense(2, name="pair", **made)
+
+    def build(self, input_shape=None):
+        self.pair.build((None, self.widths[0]))
+        super().build(input_shape)
+
+    def pair_logits(self, pooled: tf.Tensor) -> tf.Tensor:
+        """Returns logits of "belongs" and "does not", in this order: [...,D] -> [...,2]."""
+        return self.pair(pooled)
+
+    def rules(self) -> list[Rule]:
+        return [*super().rules(), *dense("pair", "cls.seq_relationship")]
+
+
 FAMILIES = (
     Family(
         model_type="bert",
@@ -251,9 +291,10 @@ FAMILIES = (
         config=BertConfig,
         backbone=BertBackbone,
         prefix="bert.",
-        also={"BertForPreTraining": "masked-lm"},
         heads={
             "masked-lm": BertMaskedLMHead,
+            "masked-lm-with-pairs": BertPairHead,
+            "text-embedding": BertEmbeddingHead,
             "text-classification": BertTextHead,
             "token-classification": BertTokenHead,
             "question-answering": BertAnswerHead,

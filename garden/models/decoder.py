@@ -135,6 +135,12 @@ class DecoderTextHead(heads.DenseHead):
         return cls.marker in weights and f"{cls.outer}.bias" not in weights
 
 
+class DecoderEmbeddingHead(heads.EmbeddingHead):
+    """Over a text's last token, which has seen all of it."""
+
+    pooling = "last"
+
+
 class DecoderTokenHead(heads.DenseHead):
     """Over every token."""
 

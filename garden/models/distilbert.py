@@ -117,6 +117,7 @@ FAMILIES = (
         heads={
             "masked-lm": DistilBertMaskedLMHead,
             "text-classification": DistilBertTextHead,
+            "text-embedding": heads.EmbeddingHead,
             "token-classification": DistilBertTokenHead,
             "question-answering": DistilBertAnswerHead,
         },

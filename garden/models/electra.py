@@ -5,6 +5,9 @@ Checkpoints as the reference implementation (transformers, models/electra) write
 Shapes: B batch, T length.
 """
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +29,15 @@ class ElectraConfig(BertConfig):
     intermediate_size: int = 1_024
 
     sizes = (*BertConfig.sizes, "embedding_size")
+
+    def generator(self, size: float = 0.25, **values) -> ElectraConfig:
+        """Returns the sizes of a generator that is `size` as wide and as deep as this discriminator; `values` go before.
+
+        As the authors' `get_generator_config`: heads 64 wide, feed-forward networks four times the width.
+        """
+        width = round(self.hidden_size * size)
+        sizes = {"hidden_size": width, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
+        return dataclasses.replace(self, **sizes | values)
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -87,6 +99,7 @@ FAMILIES = (
         heads={
             "masked-lm": ElectraMaskedLMHead,
             "replaced-token-detection": ElectraReplacedTokenHead,
+            "text-embedding": heads.EmbeddingHead,
             "text-classification": ElectraTextHead,
             "token-classification": ElectraTokenHead,
             "question-answering": ElectraAnswerHead,

@@ -22,7 +22,7 @@ from garden.layers import (
 )
 from garden.models import heads
 from garden.models.backbone import Config, Family, initializer, norm
-from garden.models.decoder import DecoderBackbone, DecoderTextHead, DecoderTokenHead
+from garden.models.decoder import DecoderBackbone, DecoderEmbeddingHead, DecoderTextHead, DecoderTokenHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,15 @@ class GPT2Backbone(DecoderBackbone):
     def width(self) -> int:
         return self.config.n_embd
 
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        if self.blank:
+            return
+        # What a new network's blocks add to the stream has the same size however many they are, as in the reference.
+        for block in self.blocks:
+            for kernel in (block.attention.output_projection.kernel, block.feed_forward.outer.kernel):
+                kernel.assign(kernel.value * (2 * self.config.n_layer) ** -0.5)
+
     def _scale(self, index: int) -> float:
         scale = (self.config.n_embd // self.config.n_head) ** -0.5 if self.config.scale_attn_weights else 1.0
         return scale / (index + 1) if self.config.scale_attn_by_inverse_layer_idx else scale
@@ -143,6 +152,7 @@ FAMILIES = (
         heads={
             "causal-lm": heads.LanguageModelHead,
             "text-classification": DecoderTextHead,
+            "text-embedding": DecoderEmbeddingHead,
             "token-classification": GPT2TokenHead,
             "question-answering": heads.QuestionAnsweringHead,
         },

@@ -102,6 +102,24 @@ class QuestionAnsweringHead(DenseHead):
     dropout_field = None
 
 
+class EmbeddingHead(Head):
+    """No weights at all: a text's vector is the mean of its states, or the state of its first or last token."""
+
+    pooling: ClassVar[Literal["mean", "first", "last"]] = "mean"
+    """What the family's networks are read by, unless the task is told otherwise."""
+
+    def __init__(self, backbone: Backbone, **kwargs):
+        super().__init__(**kwargs)
+        self.built = True
+
+    @classmethod
+    def trained_in(cls, weights: Weights, config: Config) -> bool:
+        return True
+
+    def rules(self) -> list[Rule]:
+        return []
+
+
 class VocabularyHead(Head):
     """Base of heads that score the whole vocabulary: [B,P,D] -> [B,P,V], with the token table or one of their own.
 

@@ -27,7 +27,7 @@ from garden.layers import (
 )
 from garden.models import heads
 from garden.models.backbone import Config, Family, dense, initializer, norm
-from garden.models.decoder import DecoderBackbone, DecoderTextHead, DecoderTokenHead
+from garden.models.decoder import DecoderBackbone, DecoderEmbeddingHead, DecoderTextHead, DecoderTokenHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +337,7 @@ LLAMA = Family(
     heads={
         "causal-lm": heads.LanguageModelHead,
         "text-classification": DecoderTextHead,
+        "text-embedding": DecoderEmbeddingHead,
         "token-classification": DecoderTokenHead,
         "question-answering": heads.QuestionAnsweringHead,
     },

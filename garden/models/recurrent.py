@@ -236,6 +236,12 @@ class RecurrentTokenHead(heads.DenseHead):
     backbone_parts = {"pooler": False}
 
 
+class RecurrentEmbeddingHead(heads.EmbeddingHead):
+    """Over all tokens."""
+
+    backbone_parts = {"pooler": False}
+
+
 class RecurrentAnswerHead(heads.QuestionAnsweringHead):
     """Start and end of an answer."""
 
@@ -296,6 +302,7 @@ def _family(model_type: str, published: str, config: type[Config], backbone: typ
             "masked-lm": RecurrentLanguageHead,
             "causal-lm": RecurrentCausalHead,
             "text-classification": RecurrentTextHead,
+            "text-embedding": RecurrentEmbeddingHead,
             "token-classification": RecurrentTokenHead,
             "question-answering": RecurrentAnswerHead,
         },

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from garden.models import heads
 from garden.models.backbone import Family
-from garden.models.bert import BertBackbone, BertConfig
+from garden.models.bert import BertBackbone, BertConfig, BertEmbeddingHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ ROBERTA = Family(
     heads={
         "masked-lm": RobertaMaskedLMHead,
         "text-classification": RobertaTextHead,
+        "text-embedding": BertEmbeddingHead,
         "token-classification": RobertaTokenHead,
         "question-answering": RobertaAnswerHead,
     },

@@ -3,15 +3,28 @@
 from garden.tasks.causal_lm import CausalLM
 from garden.tasks.examples import Examples, read_examples
 from garden.tasks.masked_lm import MaskedLM
+from garden.tasks.masked_lm_with_pairs import MaskedLMWithPairs
 from garden.tasks.question_answerer import QuestionAnswerer
+from garden.tasks.replaced_token_detection import ReplacedTokenDetector
 from garden.tasks.seq2seq_lm import Seq2SeqLM
 from garden.tasks.task import Task
 from garden.tasks.text_classifier import TextClassifier
+from garden.tasks.text_embedder import TextEmbedder
 from garden.tasks.token_classifier import TokenClassifier
 
 TASKS: dict[str, type[Task]] = {
     task.name_in_configs: task
-    for task in (CausalLM, MaskedLM, QuestionAnswerer, Seq2SeqLM, TextClassifier, TokenClassifier)
+    for task in (
+        CausalLM,
+        MaskedLM,
+        MaskedLMWithPairs,
+        QuestionAnswerer,
+        ReplacedTokenDetector,
+        Seq2SeqLM,
+        TextClassifier,
+        TextEmbedder,
+        TokenClassifier,
+    )
 }
 """Task classes by their name in run configs."""
 
@@ -20,10 +33,13 @@ __all__ = [
     "CausalLM",
     "Examples",
     "MaskedLM",
+    "MaskedLMWithPairs",
     "QuestionAnswerer",
+    "ReplacedTokenDetector",
     "Seq2SeqLM",
     "Task",
     "TextClassifier",
+    "TextEmbedder",
     "TokenClassifier",
     "read_examples",
 ]

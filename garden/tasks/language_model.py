@@ -24,6 +24,9 @@ class LanguageModel(Task):
     """
 
     accuracy_name: ClassVar[str] = "token_accuracy"
+    entropy_name: ClassVar[str] = "loss"
+    """The metric that is the tokens' mean cross-entropy, with the task's own loss."""
+
     label_smoothing: float = 0.0
     _entropy_loss: bool = False
 
@@ -48,9 +51,9 @@ class LanguageModel(Task):
 
     def get_metrics_result(self) -> dict[str, Any]:
         results = super().get_metrics_result()
-        if self._entropy_loss and "loss" in results:
+        if self._entropy_loss and self.entropy_name in results:
             # Of the loss that is aggregated over replicas and batches: a mean of perplexities would be another number.
-            results["perplexity"] = float(np.exp(min(float(results["loss"]), 700.0)))
+            results["perplexity"] = float(np.exp(min(float(results[self.entropy_name]), 700.0)))
         return results
 
     def predict(self, x, batch_size: int | None = None, **kwargs):

@@ -65,6 +65,9 @@ class Task(TextInputs, DistributedModel):
     pair_field: ClassVar[str | None] = None
     """The field of a file that holds second texts, for a task that has no examples without."""
 
+    answers_pairs: ClassVar[bool] = True
+    """Whether an answer may be about a pair of texts."""
+
     kept_options: ClassVar[tuple[str, ...]] = ("sequence_length", "pairs")
     """Options that `save_pretrained` keeps, each an attribute of its name."""
 
@@ -168,13 +171,17 @@ class Task(TextInputs, DistributedModel):
         """Writes config.json, model.safetensors and the tokenizer's files, which other tools open too."""
         variables, rules = combined(self.backbone, {"head": self.head})
         family = self.backbone.family
-        prefix = family.prefixes.get(self.name_in_configs, family.prefix)
+        prefix = family.prefix_of(self.name_in_configs)
         own = {name for rule in self.head.rules() for name in rule.tensors}
         tensors = ((name if name in own else prefix + name, value) for name, value in dump(variables, rules))
         with huggingface.whole_directory(directory) as target:
             huggingface.write_weights(target, tensors)
             self.tokenizer.save_pretrained(target)
+            self.save_parts(target)
             huggingface.write_config(target, self.config_dict())
+
+    def save_parts(self, directory: Path) -> None:
+        """Writes what a task has beside its network, head and tokenizer."""
 
     def get_config(self) -> dict[str, Any]:
         """Raises NotImplementedError: a tokenizer does not fit in a `.keras` file."""
@@ -211,14 +218,17 @@ class Task(TextInputs, DistributedModel):
             optimizer = AdamW(LinearSchedule(self._default_rate))
         elif learning_rate is not None:
             raise ValueError("learning_rate goes with the default optimizer; give it to your own optimizer instead")
+        if "loss" not in self.loss_factors and loss != "auto":
+            terms = " and ".join(self.loss_factors)
+            raise ValueError(f'loss: {self.name_in_configs} adds up {terms} of its own; leave it at "auto"')
         loss = self.default_loss() if isinstance(loss, str) and loss == "auto" else loss
         metrics = self.default_metrics() if isinstance(metrics, str) and metrics == "auto" else metrics
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         loss = keras.losses.get(loss)
         self._loss_of_examples = loss.call if isinstance(loss, keras.losses.Loss) else loss
 
-    def default_loss(self) -> keras.losses.Loss:
-        """Returns the task's loss."""
+    def default_loss(self) -> keras.losses.Loss | None:
+        """Returns the task's loss; None where `loss_terms` says what it is."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its loss is")
 
     def flat(self, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -273,7 +283,7 @@ class Task(TextInputs, DistributedModel):
             x, y, sample_weight, validation_data = self._split(x, y, sample_weight, validation_split)
         data = self.raw_dataset(x, y, sample_weight, batch_size=size, shuffle=shuffle, class_weight=class_weight)
         if not is_prepared(data):
-            self.pairs = "pair" in data.element_spec
+            self.pairs = self.answers_pairs and "pair" in data.element_spec
         if validation_data is not None:
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
             validation_data = self.raw_dataset(*parts, batch_size=validation_batch_size or size)
@@ -307,7 +317,7 @@ class Task(TextInputs, DistributedModel):
 
     def predict_step(self, data) -> tf.Tensor:
         x = keras.utils.unpack_x_y_sample_weight(data)[0]
-        logits = tf.cast(self(x, training=False), tf.float32)
+        logits = tf.nest.map_structure(lambda values: tf.cast(values, tf.float32), self(x, training=False))
         if "text_index" not in x:
             return logits
         # A replica may have got no text at all.
