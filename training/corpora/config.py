@@ -8,6 +8,7 @@ does not import TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 
 from training import configuration
 from training.configuration import key
+from training.corpora.cleaning import Cleaning
 
 LAYOUTS = ("single", "pair", "causal")
 
@@ -40,7 +42,7 @@ class CorpusConfig:
     """One corpus."""
 
     sources: list[SourceConfig] = key("where documents come from")
-    cleaning: dict[str, Any] = key("steps of cleaning; none by default", dict)
+    cleaning: Cleaning = key("steps of cleaning", Cleaning)
     tokenizer: str | None = key("directory of the tokenizer, such as garden corpus vocabulary writes", None)
     layout: str = key(
         "what stands in a segment of a row; the objective of the training needs one of them", "single", choices=LAYOUTS
@@ -60,6 +62,10 @@ class CorpusConfig:
             raise ValueError("sources: expected at least one")
         names = [source.name for source in self.sources]
         for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+                raise ValueError(
+                    f'sources: name "{name}": expected letters, digits, "_", "-" and ".": it is part of file names'
+                )
             if names.count(name) > 1:
                 raise ValueError(f'sources: two are called "{name}"; give each a name of its own')
         for source in self.sources:
