@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import collections
 import glob
-import importlib
 import io
 import lzma
 import os
@@ -17,10 +16,10 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 from training.corpora.documents import CorruptRecord
+from training.corpora.libraries import library
 from training.paths import located
 
 CHUNK = 1 << 16  # bytes of an archive that are unpacked at a time
@@ -107,14 +106,6 @@ def lines(stream: io.BufferedReader, path: str) -> Iterator[bytes]:
         if len(line) == LONGEST_RECORD and not line.endswith(b"\n"):
             raise CorruptRecord(path, f"line {number}", f"longer than {LONGEST_RECORD >> 20} MiB, with no end in sight")
         yield line
-
-
-def needed(module: str, package: str, what: str) -> ModuleType:
-    """Imports a module of the extra `corpora`; ImportError says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} need {package} ({error}): pip install 'tf-garden[corpora]'") from None
 
 
 def _local_files(path: str) -> Iterator[str]:
@@ -275,7 +266,7 @@ class _Gzip:
 
 
 def _zstandard() -> Any:
-    zstd = needed("backports.zstd", "backports.zstd", ".zst archives")
+    zstd = library("backports.zstd", "a .zst archive")
     # Archives of `zstd --long=31` need the largest window.
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 31})
 

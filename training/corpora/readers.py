@@ -88,9 +88,9 @@ def read_documents(
 ) -> Iterator[Document]:
     """Yields the documents of all files that the paths name, file after file; arguments as `source_files`. `report` counts.
 
-    Arguments are checked at once, not when the first document is asked for. Raises CorruptRecord at the first record that cannot
-    be read, unless `skip_corrupt`: then it is counted and reported, and reading goes on with the next record, or with the next
-    file where the rest of one is lost. Raises ValueError where there is not a single document.
+    Arguments are checked at once, not when the first document is asked for. Raises CorruptRecord at the first record that
+    cannot be read, unless `skip_corrupt`: then it is counted and reported, and reading goes on with the next record, or with the
+    next file where the rest of one is lost. Raises ValueError where there is not a single document.
     """
     files = source_files(format, paths, name=name, text=text, **options)
     return _documents(files, Reading(name, skip_corrupt, ReadReport() if report is None else report))
@@ -101,8 +101,8 @@ def source_files(
 ) -> list[SourceFile]:
     """Returns the files that paths name, sorted, each with its format and options.
 
-    `format` is one of `FORMATS`; None tells it from each file's name. `name` is the source's. `text` names the field of the text
-    in formats that have fields. `options` are the format's own.
+    `format` is one of `FORMATS`; None tells it from each file's name. `name` is the source's. `text` names the field of the
+    text in formats that have fields. `options` are the format's own.
 
     Raises FileNotFoundError where a path matches no file, ValueError for an unknown format or option.
     """

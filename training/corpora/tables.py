@@ -13,7 +13,8 @@ from typing import Any
 from training import configuration
 from training.configuration import key, shown
 from training.corpora.documents import CorruptRecord, Document, Reading, paragraphs
-from training.corpora.files import LONGEST_RECORD, lines, needed, open_raw, open_stream
+from training.corpora.files import LONGEST_RECORD, lines, open_raw, open_stream
+from training.corpora.libraries import library
 
 BATCH = 256  # rows of a Parquet file that are held at a time
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can escape one, UTF-8 has none
@@ -112,7 +113,7 @@ def read_parquet(path: str, reading: Reading, options: TableOptions) -> Iterator
 
     Raises CorruptRecord for a file or a group of rows that cannot be read, ValueError where there is no such field.
     """
-    parquet = needed("pyarrow.parquet", "pyarrow", "Parquet files")
+    parquet = library("pyarrow.parquet", "a Parquet file")
     field = Field(path, reading, options)
     with open_raw(path) as file:
         try:
