@@ -1,8 +1,9 @@
 """Cleaning documents before they are tokenised: each step optional, counted, and told apart in the report.
 
 The order: `repair` (ftfy), `unicode` (normal form), `controls`, `c4`, `gopher`, `languages`, `personal_data`, `stop_words`.
-Duplicates, whose switches are here too, are found after that, by `duplicates`. MB/s of one core on English texts of 360 bytes: the
-first three together 70, c4 22, personal_data 13, languages 7, gopher 6, stop_words 5. Importing this does not import TensorFlow.
+Duplicates, whose switches are here too, are found after that, by `duplicates`. MB/s of one core on English texts of 360 bytes:
+the first three together 70, c4 22, personal_data 13, languages 7, gopher 6, stop_words 5. Importing this module does not import
+TensorFlow.
 """
 
 # ruff: noqa: RUF009 (`key` makes a dataclass field)
@@ -11,15 +12,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from training import configuration
 from training.configuration import key
 from training.corpora import unicode
 from training.corpora.c4 import C4, C4Rules
 from training.corpora.documents import Document
-from training.corpora.duplicates import MinHash
+from training.corpora.duplicates import Duplicates
 from training.corpora.gopher import Gopher, GopherRules
 from training.corpora.languages import Languages
+from training.corpora.minhash import Fingerprints, MinHash
 from training.corpora.personal_data import PersonalData
 from training.corpora.stop_words import StopWords
 
@@ -55,6 +58,18 @@ class Cleaning:
         most=1,
     )
     minhash: MinHash = key("how near duplicates are found", MinHash)
+
+    def fingerprints(self) -> Fingerprints | None:
+        """Returns what makes fingerprints of cleaned texts, in any process; None if duplicates are kept."""
+        if self.near_duplicates is None:
+            return Fingerprints() if self.exact_duplicates else None
+        return Fingerprints(self.minhash)
+
+    def duplicates(self, directory: str | Path) -> Duplicates | None:
+        """Returns what judges fingerprints in corpus order, with its index in a directory; None if duplicates are kept."""
+        if self.near_duplicates is None and not self.exact_duplicates:
+            return None
+        return Duplicates(directory, self.near_duplicates, self.minhash)
 
 
 @dataclass
