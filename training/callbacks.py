@@ -101,7 +101,7 @@ class Validate(_StepCallback):
     """Validates every few steps and after the last, keeps the best weights, and ends a run that gets no better.
 
     Args:
-        examples: what to validate with.
+        examples: what to validate with, or a dataset of prepared batches.
         best_metric: which of the model's metrics says what is best; names that end in "loss" or "error" are best when low.
         keep_best: called with the step of weights that are the best so far.
         patience: validations without a better one before training stops; None: never.
@@ -110,7 +110,7 @@ class Validate(_StepCallback):
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | tf.data.Dataset,
         metrics: Metrics,
         log: LogMetrics,
         *,
@@ -136,7 +136,8 @@ class Validate(_StepCallback):
 
     def on_train_begin(self, logs=None):
         # Tracing the inputs takes a second: once is enough. Several replicas split batches of texts, not of rows.
-        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+        prepared = isinstance(self.examples, tf.data.Dataset)
+        if self.model.distribute_strategy.num_replicas_in_sync == 1 and not prepared:
             raw = self.model.raw_dataset(self.examples, batch_size=self.batch_size)
             self._data = self.model.prepared_dataset(raw)
 

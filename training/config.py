@@ -46,9 +46,19 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What it learns from: JSONL, CSV or TSV files, gzipped or not."""
+    """What it learns from: JSONL, CSV or TSV files, gzipped or not, or a corpus."""
 
-    train: str = key("file of training examples")
+    train: str | None = key("file of training examples", None)
+    corpus: str | None = key(
+        "instead of train, for language models: directory that garden corpus build wrote, or a corpus config (.yaml), whose "
+        "files are then read as the training goes",
+        None,
+    )
+    weights: dict[str, float] | None = key(
+        "of a corpus: source -> its share of the rows, relative to the others; default: the corpus's", None, above=0
+    )
+    temperature: float | None = key("of a corpus: of the shares; default: the corpus's", None, above=0)
+    validation_rows: int = key("of a corpus: held-out rows that are validated on during training", 2048, least=1)
     validation: str | None = key("file of examples to validate with during training", None)
     validation_share: float = key(
         "without a validation file: share of the training examples held out as one", 0.0, least=0, below=1
@@ -117,6 +127,9 @@ class RunConfig:
     model: ModelConfig = key("pretrained, or family, config and tokenizer")
     data: DataConfig = key("train, and perhaps validation, test and the names of the fields")
     training: TrainingConfig = key("all keys have defaults", TrainingConfig)
+    objective: dict[str, Any] = key(
+        "of a corpus: what is learnt from it (name), and its options; default: the task's own with its defaults", dict
+    )
     strategy: str = key("devices to train on", "one_device", choices=STRATEGIES)
     output: str = key("directory of the run: config.yaml, checkpoints/, model/, metrics.jsonl, report.json, plots/")
 
@@ -130,6 +143,7 @@ class RunConfig:
             )
         if model.family is not None and model.tokenizer is None:
             raise ValueError("model.tokenizer: a new network needs the directory of a tokenizer")
+        self._check_data()
         if self.data.validation is not None and self.data.validation_share:
             raise ValueError("data: give validation (a file) or validation_share, not both")
         if not self.validates and training.early_stopping:
@@ -148,10 +162,32 @@ class RunConfig:
                 known = " and ".join(f'"{task}"' for task in tasks)
                 raise ValueError(f'{name}: only for task {known}, and the task is "{self.task}"')
 
+    def _check_data(self) -> None:
+        data = self.data
+        if (data.train is None) == (data.corpus is None):
+            raise ValueError(
+                f"data: give either train (a file) or corpus (a directory); got train: {configuration.shown(data.train)}, "
+                f"corpus: {configuration.shown(data.corpus)}"
+            )
+        for name, value, needs_corpus in (
+            ("data.weights", data.weights, True),
+            ("data.temperature", data.temperature, True),
+            ("objective", self.objective, True),
+            ("data.validation", data.validation, False),
+            ("data.validation_share", data.validation_share, False),
+            ("data.test", data.test, False),
+            ("data.pair", data.pair, False),
+            ("data.label", data.label, False),
+        ):
+            if value and needs_corpus and data.corpus is None:
+                raise ValueError(f"{name}: only for runs that learn from a corpus (data.corpus)")
+            if value and not needs_corpus and data.corpus is not None:
+                raise ValueError(f"{name}: a corpus has no such thing; it holds out documents by its validation_share")
+
     @property
     def validates(self) -> bool:
         """Whether there are validation examples."""
-        return self.data.validation is not None or self.data.validation_share > 0
+        return self.data.validation is not None or self.data.validation_share > 0 or self.data.corpus is not None
 
     def to_yaml(self) -> str:
         """Returns all keys and values as a config file."""

@@ -45,10 +45,11 @@ def task_class(directory: Path) -> type[Task]:
     )
 
 
-def build_task(config: RunConfig, examples: Examples) -> Task:
+def build_task(config: RunConfig, examples: Examples | None = None) -> Task:
     """Makes the model of a run, untrained as far as its checkpoint leaves it; call it in the strategy's scope.
 
-    `examples` are the training examples: where neither config nor checkpoint name the classes, their labels do.
+    `examples` are the training examples: where neither config nor checkpoint name the classes, their labels do. Who learns from
+    a corpus has none.
     """
     task, training = TASKS[config.task], config.training
     options = {"seed": training.seed, "batching": training.batching}

@@ -226,7 +226,7 @@ def _plain_words(text: str) -> list[str]:
 
 def as_text(results: dict[str, Any]) -> str:
     """Returns a report for people to read: a measure a line, then the confusion matrix where there is one."""
-    lines = [f"examples: {results['examples']}"]
+    lines = [f"{name}: {results[name]}" for name in ("examples", "rows") if name in results]
     for name, value in results.items():
         if value is None or isinstance(value, float):
             lines.append(f"{name.replace('_', ' ')}: {'undefined' if value is None else format(value, '.4f')}")

@@ -18,6 +18,7 @@ from garden.tasks import TASKS, Examples, Task, read_examples
 from garden.tasks.optimization import AdamW, LinearSchedule
 from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate, flat_metrics
 from training.config import RunConfig
+from training.corpora.store import Corpus
 from training.models import build_task
 from training.output import (
     CHECKPOINTS,
@@ -31,6 +32,7 @@ from training.output import (
     write_whole,
 )
 from training.paths import located
+from training.pretraining import CorpusBatches, check_objective
 from training.reports import report
 from training.strategy import is_chief, strategy
 
@@ -58,8 +60,10 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     check_output(config, overwrite=overwrite)
     devices = strategy(config.strategy)
     keras.utils.set_random_seed(config.training.seed)
-    train, validation, test = read_data(config)
-    per_pass = -(-len(train) // config.training.batch_size)
+    train, validation, test = read_data(config) if config.data.corpus is None else (None, None, None)
+    check_objective(config)
+    corpus = None if config.data.corpus is None else Corpus(located(config.data.corpus))
+    per_pass = -(-(len(train) if corpus is None else corpus.rows("train")) // config.training.batch_size)
     total = config.training.steps or max(round((config.training.epochs or DEFAULT_EPOCHS) * per_pass), 1)
     schedule = LinearSchedule(config.training.learning_rate, steps=total, warmup=config.training.warmup)
     with devices.scope():
@@ -76,12 +80,15 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
             model.columns(examples)
     judged_by = best_metric(model, config)
     _check_class_weight(model, config.training.class_weight)
-    batches = training_batches(model, train, config)
+    rows = None if corpus is None else CorpusBatches(config, model, corpus)
+    if rows is not None:
+        validation = rows.validation(config.data.validation_rows)
 
     chief = is_chief(devices)
     directory = open_output(config, overwrite=overwrite) if chief else Path(config.output)
     checkpoints = Checkpoints(model, directory / CHECKPOINTS, active=chief)
     first = checkpoints.restore_state()
+    batches = training_batches(model, train, config).skip(first) if rows is None else rows.training(first)
     if first:
         logger.info("%s: continuing an interrupted run after step %d", directory, first)
     started = time.perf_counter()
@@ -108,7 +115,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
             # Keras writes its bar to stdout, which is for results.
             with contextlib.redirect_stdout(sys.stderr):
                 model.fit(
-                    batches.skip(first),
+                    batches,
                     epochs=1,
                     steps_per_epoch=total - first,
                     class_weight=config.training.class_weight,
@@ -122,7 +129,10 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     if validation is not None and config.training.keep == "best":
         kept = judge.best_step
         checkpoints.restore_best()
-    results = None if test is None else report(model, test, batch_size=config.training.batch_size)
+    if rows is not None:
+        results = rows.report(model)
+    else:
+        results = None if test is None else report(model, test, batch_size=config.training.batch_size)
     if chief:
         _finish(model, directory, metrics, results)
     _wait_for_all(devices)
