@@ -59,8 +59,8 @@ def predicted_places(
         maskable: [R,T] bool.
         rate: share of each row's maskable tokens to choose.
         overhead: places of a full row that are never maskable: its special tokens, at least.
-        groups: [R,T] int32, the same number for tokens that are chosen together, ascending from 0 to T - 1. Groups are chosen in
-            random order; default: each token for itself.
+        groups: [R,T] int32, the same number for tokens that are chosen together, ascending from 0 to T - 1. Groups are
+            chosen in random order; default: each token for itself.
         whole: leave out groups that are larger than what is still to be chosen, as BERT does with words; a row may then have
             fewer places that count. Otherwise the last group is cut off, as SpanBERT does with spans.
     """

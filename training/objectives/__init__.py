@@ -24,7 +24,13 @@ __all__ = ["OBJECTIVES", "objective", "options_of"]
 
 _CLASSES = {
     "masked-lm": ("masked_lm", "MaskedLanguage"),
+    "next-sentence": ("sentence_pairs", "NextSentence"),
+    "sentence-order": ("sentence_pairs", "SentenceOrder"),
     "causal-lm": ("causal_lm", "CausalLanguage"),
+    "denoising": ("denoising", "Denoising"),
+    "span-corruption": ("span_corruption", "SpanCorruption"),
+    "replaced-token-detection": ("replaced_tokens", "ReplacedTokens"),
+    "contrastive": ("contrastive", "Contrast"),
 }
 
 
@@ -51,8 +57,8 @@ OBJECTIVES: Mapping[str, type[Objective]] = _Classes()
 def objective(name: str, tokenizer: Tokenizer, **options: Any) -> Objective:
     """Makes an objective of a name for a tokenizer's rows; `options` are the fields of its class.
 
-    Raises ValueError in one line for a name or an option that does not exist, a value that is not possible, and a tokenizer that
-    lacks what the objective needs.
+    Raises ValueError in one line for a name or an option that does not exist, a value that is not possible, and a tokenizer
+    that lacks what the objective needs.
     """
     settings = configuration.make(options_of(name), options, where=f'objective "{name}"')
     try:

@@ -12,8 +12,8 @@ from training.objectives.objective import Objective
 class CausalLanguage(Objective):
     """The token after each place.
 
-    x: `token_ids`, `segment_ids`, `positions` [B,T]; y: the next tokens [B,T] int32; weights [B,T] float32: 0 at the last token of
-    each segment and in padding.
+    x: `token_ids`, `segment_ids`, `positions` [B,T]; y: the next tokens [B,T] int32; weights [B,T] float32: 0 at the last token
+    of each segment and in padding.
     """
 
     layout = "causal"

@@ -84,10 +84,11 @@ class Masking(Objective):
 class MaskedLanguage(Masking):
     """Masked tokens, whole words or spans of words.
 
-    x: `token_ids`, `segment_ids`, `positions` [B,T] and `mask_positions` [B,P]; y: the tokens that stood there [B,P] int32; weights
-    [B,P] float32. round(mask_rate * tokens) are predicted in each row, special tokens never; P is as many as a full row has. Whole
-    words are chosen in random order while they fit, as in BERT's code, so a row may have a token less. Spans of words have the
-    lengths of SpanBERT's; the last is cut off where enough is hidden, and each as a whole is masked, random or kept.
+    x: `token_ids`, `segment_ids`, `positions` [B,T] and `mask_positions` [B,P]; y: the tokens that stood there [B,P] int32;
+    weights [B,P] float32. round(mask_rate * tokens) are predicted in each row, special tokens never; P is as many as a full
+    row has. Whole words are chosen in random order while they fit, as in BERT's code, so a row may have a token less. Spans
+    of words have the lengths of SpanBERT's; the last is cut off where enough is hidden, and each as a whole is masked,
+    random or kept.
     """
 
     def made(self, rows, seed):
@@ -111,7 +112,7 @@ def word_starts(rows: Mapping[str, tf.Tensor], ordinary: tf.Tensor, begins: np.n
 
 
 def barriers(rows: Mapping[str, tf.Tensor], ordinary: tf.Tensor) -> tf.Tensor:
-    """Returns the places [B,T] bool that never belong to what is before them: special tokens, those behind them, new segments."""
+    """Returns the places [B,T] bool that belong to nothing before them: special tokens, those behind one, new segments."""
     before = tf.pad(ordinary, [[0, 0], [1, 0]])[:, :-1]
     return ~ordinary | ~before | (rows["positions"] == 0)
 

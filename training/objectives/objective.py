@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from garden.tasks import Task
 from garden.tasks.masking import is_special
 from garden.tokenizers import Tokenizer
 from training import configuration
@@ -22,7 +23,7 @@ ROW_NAMES = ("token_ids", "segment_ids", "positions", "sentence_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Base of the objectives. A subclass's fields are its options; it says what rows it reads (`layout`) and what it makes of them.
+    """Base of the objectives. A subclass's fields are its options; it says what rows it reads and what it makes of them.
 
     Called with a batch of rows, a dictionary of `token_ids`, `segment_ids`, `positions` and `sentence_ids` [B,T] int32 (see
     `training.packing`), and a seed [2] int32, it returns (x, y, weights) as a task's `fit` takes them. The same seed makes the
@@ -45,6 +46,12 @@ class Objective:
     def __call__(self, rows: Mapping[str, tf.Tensor], seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any, Any]:
         rows = {name: tf.cast(rows[name], tf.int32) for name in ROW_NAMES}
         return self.made(rows, tf.convert_to_tensor(seed, tf.int32))
+
+    def for_task(self, model: Task) -> Objective:
+        """Returns the objective as a task's network wants it; ValueError for another task than the one that learns it."""
+        if model.name_in_configs != self.task:
+            raise ValueError(f'task: this objective is learnt by "{self.task}", got a "{model.name_in_configs}"')
+        return self
 
     def made(self, rows: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[dict[str, tf.Tensor], Any, Any]:
         """Returns (x, y, weights) of rows, in the graph."""
