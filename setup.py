@@ -33,8 +33,8 @@ HUB = ["tensorflow-hub>=0.16,<0.17", "tf-keras>=2.20,<2.21", "setuptools<81"]
 # What corpora are read and cleaned with, before training.
 CORPORA = [
     "mwparserfromhell>=0.6.6,<0.8",
-    "fastwarc>=1.0,<3",
-    "resiliparse>=1.0,<3",
+    "fastwarc>=2.0,<3",
+    "resiliparse>=2.0,<3",
     "pyarrow>=17",
     "backports.zstd>=1.0,<2",
     "tensorflow-datasets>=4.9.7,<5",
