@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from garden.commands import JSON, declare, log_to_stderr, print_json
 
 KINDS = ("wordpiece", "bpe", "unigram")
 TEMPLATES = ("bert", "gpt2", "roberta", "t5")
+_EVERY = 3.0  # seconds between two lines of progress
 
 
 @click.group()
@@ -85,16 +89,139 @@ def vocabulary(
 
 
 def _texts(sources: tuple[str, ...], text_field: str) -> Iterator[str]:
-    """Yields the documents of a corpus config, or of files."""
+    """Yields the documents of a corpus config, cleaned, or of files."""
+    from training.corpora.cleaning import Cleaner, Cleaning
+    from training.corpora.readers import read_documents
     from training.paths import located
 
+    cleaning, skip_corrupt = Cleaning(), False
     if len(sources) == 1 and Path(sources[0]).suffix in (".yaml", ".yml"):
         from training.corpora.config import read_corpus_config
 
-        files = [(path, each.text) for each in read_corpus_config(located(sources[0])).sources for path in each.paths]
+        config = read_corpus_config(located(sources[0]))
+        cleaning, skip_corrupt = config.cleaning, config.skip_corrupt
+        given = [(each.format, each.paths, each.name, each.text, each.options) for each in config.sources]
     else:
-        files = [(path, text_field) for path in sources]
-    from garden.tasks import read_examples
+        given = [(None, list(sources), "files", text_field, {})]
+    cleaner = Cleaner(cleaning)
+    read = [
+        read_documents(format, paths, name=name, text=text, skip_corrupt=skip_corrupt, **options)
+        for format, paths, name, text, options in given
+    ]
+    # Of several sources in turns, so that a limit finds some of each.
+    for documents in itertools.zip_longest(*read):
+        for document in documents:
+            kept = cleaner(document) if document is not None else None
+            if kept is not None:
+                yield kept.text
 
-    for path, field in files:
-        yield from read_examples(located(path), text=field, pair=None, label=None).texts
+
+class _BuildCommand(click.Command):
+    """Ends its help with all keys of a corpus config."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from training.configuration import key_table
+        from training.corpora.config import CorpusConfig
+
+        with formatter.section("Keys of CONFIG, with defaults"):
+            formatter.write_dl(key_table(CorpusConfig))
+
+
+@_command(
+    click.argument("config"),
+    click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
+    click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]"),
+    click.option(
+        "--runner", help="Build on Apache Beam: DirectRunner, FlinkRunner, ...  [default: this machine's cores]"
+    ),
+    click.option(
+        "--runner-option",
+        "runner_options",
+        multiple=True,
+        metavar="--NAME=VALUE",
+        help="Option of Beam's runner; may be repeated.",
+    ),
+    click.option("--skip-corrupt", is_flag=True, help="Count and report corrupt records and go on."),
+    click.option("--overwrite", is_flag=True, help="Replace a corpus that is in the output directory."),
+    click.option("--progress", is_flag=True, help="Show progress even where stderr is not a terminal."),
+    JSON,
+    cls=_BuildCommand,
+    short_help="Build a corpus: files to shards of packed rows.",
+)
+def build(
+    config: str,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    runner: str | None,
+    runner_options: tuple[str, ...],
+    skip_corrupt: bool,
+    overwrite: bool,
+    progress: bool,
+    as_json: bool,
+) -> None:
+    """Reads, cleans, tokenises and packs what the YAML file CONFIG describes; KEY=VALUE changes a key of it.
+
+    A build that was interrupted goes on where it stopped when it is run again.
+
+    \b
+    Example:
+      garden corpus build configs/corpus_wordnet.yaml tokenizer=corpora/vocabulary output=corpora/wordnet
+      garden corpus build configs/corpus_wordnet.yaml --runner DirectRunner
+    """
+    from training.corpora.config import read_corpus_config
+    from training.paths import located
+
+    if skip_corrupt:
+        overrides = (*overrides, "skip_corrupt=true")
+    read = read_corpus_config(located(config), overrides)
+    terminal = sys.stderr.isatty()
+    log_to_stderr(logging.INFO if progress or terminal else logging.WARNING)
+    from training.corpora.build import build as build_corpus
+
+    if runner is None:
+        if runner_options:
+            raise click.UsageError("--runner-option is for --runner")
+        from training.corpora.workers import Local
+
+        who = Local(workers)
+    else:
+        if workers is not None:
+            raise click.UsageError("--workers is for builds without --runner; give the runner's own --runner-option")
+        from training.corpora.beam import Beam
+
+        who = Beam(runner, runner_options)
+    report = build_corpus(read, who, overwrite=overwrite, progress=_shown(progress or terminal))
+    if as_json:
+        print_json({"corpus": read.output, **report})
+        return
+    click.echo(read.output)
+    _print_report(report)
+
+
+def _shown(wanted: bool) -> Callable[[Any], None]:
+    """Returns what shows progress: a line every few seconds."""
+    last = time.monotonic()
+
+    def show(progress: Any) -> None:
+        nonlocal last
+        if wanted and time.monotonic() - last >= _EVERY:
+            last = time.monotonic()
+            click.echo(str(progress), err=True)
+
+    return show
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    click.echo(f"documents: {report['documents']:,}", err=True)
+    for rule, number in report["dropped"].items():
+        click.echo(f"  dropped, {rule}: {number:,}", err=True)
+    if report["corrupt"]:
+        click.echo(f"corrupt records: {report['corrupt']:,}", err=True)
+        for source in report["sources"].values():
+            for problem in source["reading"]["problems"]:
+                click.echo(f"  {problem}", err=True)
+    for split, counts in report["splits"].items():
+        packed = f"{counts['rows']:,} rows, {counts['real']:,} tokens, fill {counts['fill']:.2%}"
+        click.echo(f"{split}: {counts['documents']:,} documents, {packed}", err=True)
+    run = report["run"]
+    click.echo(f"{run['text_bytes'] / 1e6:,.1f} MB of text at {run['megabytes_per_second']:.1f} MB/s", err=True)
