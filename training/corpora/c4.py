@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.configuration import key
+from training.corpora.sentences import sentence_starts
 
 # The paper's ". ! ?" and closing quotation marks; those of other scripts besides.
 END_MARKS = (".", "!", "?", '"', "”", "»", "。", "！", "？", "」", "।", "؟")
 ELLIPSES = ("...", "…")
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATIONS = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_SENTENCE_ENDS = re.compile(r"[.!?]+[\"'”’»)\]]*(?=\s|$)|[。！？।؟]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +76,11 @@ class C4:
                 continue
             kept.append(line)
         text = "\n".join(kept)
-        if rules.least_sentences is not None and not _has_sentences(text, rules.least_sentences):
+        if rules.least_sentences is not None and len(sentence_starts(text)) < rules.least_sentences:
             return text, "least_sentences"
         if self._bad_words is not None and self._bad_words.search(text.lower()):
             return text, "bad_words"
         return text, None
-
-
-def _has_sentences(text: str, least: int) -> bool:
-    """Whether so many sentences end in a text; a last one without a mark counts too."""
-    ends, last = 0, 0
-    for match in _SENTENCE_ENDS.finditer(text):
-        ends, last = ends + 1, match.end()
-        if ends >= least:
-            return True
-    return ends + bool(text[last:].strip()) >= least
 
 
 def _pattern(path: Path) -> re.Pattern[str]:

@@ -29,7 +29,7 @@ _IBAN_LENGTHS = {each[:2]: int(each[2:]) for each in _IBANS.split()}
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@:]{1,100}:[^\s/@]{1,100}(?=@[\w\[])")
 _EMAIL = re.compile(
-    r"(?<![\w.+%-])[\w+%-](?:[\w.+%-]{0,62}[\w+%-])?@"
+    r"(?<![\w.+%-])(?<!://)[\w+%-](?:[\w.+%-]{0,62}[\w+%-])?@"
     r"(?:\w(?:[\w-]{0,61}\w)?\.){1,8}([^\W\d_]{2,24})(?![\w-]|:[\w~/])"  # user@host:path is for scp
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])")
