@@ -141,8 +141,8 @@ class _Measured:
         self.since = 0  # bytes since the last page or revision ended
 
     def read(self, size: int) -> bytes:
-        """Returns the next bytes."""
-        data = self._stream.read(size)
+        """Returns the next bytes, some of them rather than none before a damaged place."""
+        data = self._stream.read1(size)
         self._read += len(data)
         self.since += len(data)
         if self.since > LONGEST_RECORD:
