@@ -225,3 +225,71 @@ def _print_report(report: dict[str, Any]) -> None:
         click.echo(f"{split}: {counts['documents']:,} documents, {packed}", err=True)
     run = report["run"]
     click.echo(f"{run['text_bytes'] / 1e6:,.1f} MB of text at {run['megabytes_per_second']:.1f} MB/s", err=True)
+
+
+@_command(
+    click.argument("directory"),
+    click.option("--verify", is_flag=True, help="Read all shards and compare their checksums."),
+    JSON,
+    short_help="Describe a corpus.",
+)
+def info(directory: str, verify: bool, as_json: bool) -> None:
+    """Describes a built corpus: layout, and of each split and source documents, rows, tokens, fill, share of the mixture.
+
+    \b
+    Example:
+      garden corpus info corpora/wordnet --verify
+    """
+    from training.corpora.describe import describe
+    from training.corpora.describe import verify as verify_shards
+    from training.paths import located
+
+    described = describe(located(directory))
+    if verify:
+        described["verified"] = verify_shards(located(directory))
+    if as_json:
+        print_json(described)
+        return
+    for name, value in described.items():
+        if not isinstance(value, dict):
+            click.echo(f"{name}: {value}")
+            continue
+        click.echo(f"{name}: {_sizes(value)}")
+        for source, sizes in value["sources"].items():
+            click.echo(f"  {source}: {_sizes(sizes)}")
+
+
+def _sizes(sizes: dict[str, Any]) -> str:
+    share = f", share {sizes['share']:.2%}" if "share" in sizes else ""
+    counts = f"{sizes['documents']:,} documents, {sizes['rows']:,} rows, {sizes['tokens']:,} tokens"
+    return f"{counts}, fill {sizes['fill']:.2%}, {sizes['text_bytes'] / 1e6:,.1f} MB of text{share}"
+
+
+@_command(
+    click.argument("directory"),
+    click.option("--rows", type=click.IntRange(1), default=3, show_default=True, help="How many."),
+    click.option(
+        "--split", type=click.Choice(["train", "validation"]), default="train", show_default=True, help="Of what."
+    ),
+    click.option("--tokenizer", help="Its directory.  [default: where it lay when the corpus was built]"),
+    JSON,
+    short_help="Print rows of a corpus as text.",
+)
+def show(directory: str, rows: int, split: str, tokenizer: str | None, as_json: bool) -> None:
+    """Prints the first rows that training draws from a corpus, a segment a line. With --json, one JSON object a row.
+
+    \b
+    Example:
+      garden corpus show corpora/wordnet --rows 2
+    """
+    from training.corpora.describe import rows_as_text
+    from training.paths import located
+
+    log_to_stderr(logging.WARNING)
+    for row in rows_as_text(located(directory), split=split, count=rows, tokenizer=tokenizer):
+        if as_json:
+            print_json(row)
+            continue
+        click.echo(f"row {row['row']:,} of {row['source']}, {row['tokens']} tokens")
+        for segment in row["segments"]:
+            click.echo(f"  {segment['text']}")

@@ -132,8 +132,7 @@ def _prepared(config: CorpusConfig, directory: Path) -> tuple[Recipe, Index, dic
     layout = layout_of(tokenizer, config.layout)
     Packer(config.sequence_length, layout)  # raises for rows that are too short
     recipe = Recipe(config, directory, layout, tokenizer.vocabulary_size)
-    # Where a corpus lies, and where its tokenizer lay, says nothing of what it is.
-    plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "tokenizer")}
+    plain = {**dataclasses.asdict(config), "output": None}  # a corpus may be moved
     index = Index(
         layout=layout,
         sequence_length=config.sequence_length,
@@ -145,16 +144,20 @@ def _prepared(config: CorpusConfig, directory: Path) -> tuple[Recipe, Index, dic
         weights={source.name: source.weight for source in config.sources},
         config=plain,
     )
-    return recipe, index, json.loads(index.to_json())
+    return recipe, index, _identity(index)
+
+
+def _identity(index: Index) -> dict[str, Any]:
+    """Returns what makes two corpora the same, if their files are; the tokenizer may lie elsewhere."""
+    values = json.loads(dataclasses.replace(index, shards=()).to_json())
+    return {**values, "config": {**values["config"], "tokenizer": None}}
 
 
 def _finished(directory: Path, index: Index) -> dict[str, Any] | None:
     """Returns the report of a finished corpus of this config; None where there is no finished one."""
     if not (directory / INDEX).is_file():
         return None
-    found = Index.read(directory)
-    same = json.loads(dataclasses.replace(found, shards=()).to_json()) == json.loads(index.to_json())
-    if not same:
+    if _identity(Index.read(directory)) != _identity(index):
         raise ValueError(
             f"output: {directory} has a corpus of another config or tokenizer; give another directory with output=..., or "
             "replace it with --overwrite"

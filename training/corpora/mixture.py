@@ -5,14 +5,14 @@ Batch i is a function of the seed and i alone: a run resumes by starting at i, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from training.corpora.permutation import permuted
 
-BLOCK = 4096
-"""Draws within which every source gets its share, to a row."""
+BLOCK = 1 << 16
+"""Draws among which every source has its share, rounded to a whole number and to one at least: the same in every block."""
 
 
 def shares(sizes: Mapping[str, int], weights: Mapping[str, float | None], temperature: float = 1.0) -> dict[str, float]:
@@ -54,7 +54,8 @@ class RowOrder:
         self.sizes = [sum(sizes.values())] if natural else list(sizes.values())
         self.seed = seed
         self._first = np.cumsum([0, *self.sizes[:-1]])
-        self._shares = np.array([1.0] if natural else list(shares(sizes, weights, temperature).values()))
+        self._quotas = [BLOCK] if natural else _quotas(list(shares(sizes, weights, temperature).values()))
+        self._latest: tuple[int, np.ndarray, np.ndarray] | None = None  # batches mostly come from one block
 
     def numbers(self, draws: np.ndarray) -> np.ndarray:
         """Returns the rows' numbers of draws [M] int64."""
@@ -67,25 +68,19 @@ class RowOrder:
             sources, counts = self._block(int(block))
             for source in range(len(self.sizes)):
                 mine = here & (sources[draws % BLOCK] == source)
-                result[mine] = self._of_source(source, counts[draws[mine] % BLOCK])
+                result[mine] = self._of_source(source, block * self._quotas[source] + counts[draws[mine] % BLOCK])
         return result
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the source of each draw of a block, and how many draws of that source came before it."""
-        # What is due to the first k sources is rounded down, so that shares add up in every block and over all of them.
-        due = [
-            np.floor(np.append(0, np.cumsum(self._shares)) * (b * BLOCK) + 1e-9).astype(np.int64)
-            for b in (block, block + 1)
-        ]
-        due[0][-1], due[1][-1] = block * BLOCK, (block + 1) * BLOCK
-        before, after = np.diff(due[0]), np.diff(due[1])
-        sources = np.repeat(np.arange(len(self.sizes)), np.maximum(after - before, 0))
-        sources = sources[permuted(np.arange(BLOCK), BLOCK, self.seed + block)]
-        counts = np.empty(BLOCK, np.int64)
-        for source in range(len(self.sizes)):
-            mine = sources == source
-            counts[mine] = before[source] + np.arange(mine.sum())
-        return sources, counts
+    def _block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the source of each draw of a block, and how many draws of that source in the block come before it."""
+        if self._latest is None or self._latest[0] != number:
+            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+            sources = np.repeat(np.arange(len(self.sizes)), self._quotas)[permuted(np.arange(BLOCK), BLOCK, seed)]
+            counts = np.empty(BLOCK, np.int64)
+            for source, quota in enumerate(self._quotas):
+                counts[sources == source] = np.arange(quota)
+            self._latest = (number, sources, counts)
+        return self._latest[1:]
 
     def _of_source(self, source: int, draws: np.ndarray) -> np.ndarray:
         size = self.sizes[source]
@@ -95,3 +90,14 @@ class RowOrder:
             seed = int(np.random.SeedSequence([self.seed, source, int(each)]).generate_state(1)[0])
             result[here] = permuted(draws[here] % size, size, seed)
         return result + self._first[source]
+
+
+def _quotas(parts: Sequence[float]) -> list[int]:
+    """Returns shares as whole numbers that add up to a block, each one at least, by largest remainders."""
+    exact = np.asarray(parts) * BLOCK
+    quotas = np.maximum(np.floor(exact), 1).astype(np.int64)
+    order = np.argsort(quotas - exact, kind="stable")
+    missing = BLOCK - int(quotas.sum())
+    quotas[order[: max(missing, 0)]] += 1
+    quotas[np.argmax(quotas)] += min(missing, 0)  # what the smallest sources have above their share
+    return quotas.tolist()

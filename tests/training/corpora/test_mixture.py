@@ -39,9 +39,20 @@ def test_weights_give_each_source_its_share(temperature):
     bounds = {"a": (0, 50), "b": (50, 450), "c": (450, 480)}
     for name, (first, end) in bounds.items():
         mine = draws[(draws >= first) & (draws < end)]
-        assert abs(len(mine) - expected[name] * 40_960) <= 1
+        assert abs(len(mine) - expected[name] * 10 * BLOCK) <= 10, "to a draw in each block"
         counts = np.bincount(mine - first, minlength=end - first)
         assert counts.max() - counts.min() <= 1, "every row of a source once in each of its passes"
+
+
+def test_a_tiny_share_is_a_draw_of_each_block():
+    sizes = {"a": 100_000, "b": 10, "c": 1000}
+    order = RowOrder(sizes, seed=1, weights={"a": 1.0, "b": 2.0, "c": 1e-9})
+    for block in (0, 5, 10**7):
+        numbers = order.numbers(np.arange(block * BLOCK, (block + 1) * BLOCK))
+        found = np.histogram(numbers, bins=[0, 100_000, 100_010, 101_010])[0]
+        assert found.sum() == BLOCK
+        assert found[2] == 1
+        assert abs(found[0] - BLOCK / 3) <= 1
 
 
 def test_any_draw_is_found_by_itself():
