@@ -287,9 +287,11 @@ def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
 
 
 def _named(answer: Any) -> dict[str, Any]:
-    """Returns an answer as a JSON object: a list is of entities, perhaps of none, or of candidates for masks."""
+    """Returns an answer as a JSON object: an array is a vector, a list of entities, perhaps of none, or of candidates."""
     if isinstance(answer, dict):
         return answer
+    if not isinstance(answer, list):
+        return {"embedding": answer.tolist()}
     return {"entities" if _are_entities(answer) else "candidates": answer}
 
 
@@ -298,8 +300,11 @@ def _are_entities(answer: list) -> bool:
 
 
 def _columns(answer: Any) -> list[str]:
-    """Returns what a line says of an answer: a label and its score, a number, entities, candidates, likelihoods."""
+    """Returns what a line says of an answer: a label and its score, a number, entities, candidates, likelihoods, a vector."""
     if isinstance(answer, dict):
+        if "tokens" in answer:
+            tokens = zip(answer["tokens"], answer["scores"], strict=True)
+            return [", ".join(f"{token} {score:.4f}" for token, score in tokens)]
         if "labels" in answer:
             return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
         if "generated_text" in answer:
@@ -307,6 +312,8 @@ def _columns(answer: Any) -> list[str]:
         if "perplexity" in answer:
             return [f"{answer['log_likelihood']:.4f}", f"{answer['perplexity']:.4f}"]
         return [*(answer[name] for name in ("label", "answer") if name in answer), f"{answer['score']:.4f}"]
+    if not isinstance(answer, list):
+        return [" ".join(f"{value:.6f}" for value in answer.tolist())]
     if _are_entities(answer):
         return [", ".join(f"{found['label']} {found['text']} {found['score']:.4f}" for found in answer)]
     masks = answer if isinstance(answer[0], list) else [answer]

@@ -12,6 +12,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from garden.checkpoints import huggingface
+from garden.checkpoints.sentence_transformers import embeds_texts, read_modules
 from garden.models.backbone import family_of
 
 
@@ -42,7 +43,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
     """Returns what a directory in the Hugging Face layout holds, without building the network."""
     values = huggingface.read_config(path)
     family = family_of(values, path / huggingface.CONFIG_FILE)
-    tasks = family.tasks_named(values)
+    tasks = ["text-embedding"] if embeds_texts(path) else family.tasks_named(values)
     with huggingface.open_weights(path) as weights:
         parameters = sum(math.prod(weights.shape(name)) for name in weights)
     labels = values.get("id2label")
@@ -55,9 +56,25 @@ def _describe_model(path: Path) -> dict[str, Any]:
             if tasks in (["text-classification"], ["token-classification"]) and labels
             else {}
         ),
+        **_embedding(path),
+        **_generator(path),
         "parameters": parameters,
         "config": family.config.from_dict(values, path / huggingface.CONFIG_FILE).to_dict(),
     }
+
+
+def _embedding(path: Path) -> dict[str, Any]:
+    """Returns how a model that embeds texts does it."""
+    modules = read_modules(path)
+    return {} if modules is None else {"pooling": modules.pooling, "normalized": modules.normalize}
+
+
+def _generator(path: Path) -> dict[str, Any]:
+    """Returns the size of the generator beside a discriminator."""
+    if not (path / "generator" / huggingface.CONFIG_FILE).is_file():
+        return {}
+    with huggingface.open_weights(path / "generator") as weights:
+        return {"generator_parameters": sum(math.prod(weights.shape(name)) for name in weights)}
 
 
 def _describe_export(path: Path) -> dict[str, Any]:

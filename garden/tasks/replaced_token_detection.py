@@ -35,7 +35,7 @@ class ReplacedTokenDetector(Task):
 
         model = ReplacedTokenDetector.from_pretrained(directory)      # and directory/generator, where there is one
         model.fit(texts)
-        model.predict_text("the chef ate the meal")    # [{"token": "the", "score": 0.01}, {"token": "chef", ...}, ...]
+        model.predict_text("the chef ate the meal")    # {"tokens": ["the", "chef", ...], "scores": [0.01, 0.6, ...]}
 
     The generator's masked-LM loss and `discriminator_weight` times the discriminator's loss over all real tokens add up to the
     loss: `generator_loss` and `discriminator_loss`. Each chosen token is replaced by one that the generator draws; where that
@@ -243,10 +243,10 @@ class ReplacedTokenDetector(Task):
             "scores": tf.ragged.boolean_mask(scores, words).to_tensor(),
         }
 
-    def predict_text(self, texts, batch_size: int = 32) -> list:
-        """Returns, for one text, `{"token": "chef", "score": 0.9}` for each token: the chance that it was replaced.
+    def predict_text(self, texts, batch_size: int = 32) -> list[dict[str, Any]] | dict[str, Any]:
+        """Returns each text's tokens and their chances to have been replaced: `{"tokens": ["chef"], "scores": [0.9]}`.
 
-        A list of texts gives a list of such lists.
+        For one text that is no list, its answer.
         """
         examples = as_examples([texts] if isinstance(texts, str) else texts)
         answers = []
@@ -254,11 +254,7 @@ class ReplacedTokenDetector(Task):
             part = examples[start : start + batch_size]
             given = self._compiled_answer(*(tf.constant(side) for side in (part.texts, part.pairs) if side is not None))
             for tokens, scores in zip(given["tokens"].numpy(), given["scores"].numpy(), strict=True):
-                answers.append(
-                    [
-                        {"token": token.decode(), "score": float(score)}
-                        for token, score in zip(tokens, scores, strict=True)
-                        if token
-                    ]
-                )
+                kept = tokens != b""
+                tokens = [token.decode() for token in tokens[kept]]
+                answers.append({"tokens": tokens, "scores": [float(score) for score in scores[kept]]})
         return answers[0] if isinstance(texts, str) else answers

@@ -32,13 +32,13 @@ class TextEmbedder(Task):
         model.fit(texts)                                   # each text and itself under another dropout
         model.fit([("a question", "its answer"), ...])     # pairs that belong together
 
-    Called with `{"token_ids": [B,T], ...}` it returns vectors [B,D] float32, of one text a row; with `text_positions`,
-    `text_ends` and `text_index` [R,Q] (packed rows, see `batching.pack`) [R,Q,D].
+    Called with `{"token_ids": [B,T], ...}` it returns vectors [B,D] float32, of one text a row; with `text_positions` and
+    `text_ends` [R,Q] (packed rows, see `batching.pack`) [R,Q,D].
 
     The loss is InfoNCE: cross-entropy of an anchor's partner among the candidates of all replicas, by similarity over
     `temperature`. Prepared batches are `(x, groups, weights)`, [R,Q] each: texts of one group, a number from 0, belong
     together, and -1 is no text; weight 1 makes a text an anchor, 0 a candidate. A candidate whose group has no anchor is a
-    negative for all. Texts of one group have to be in one replica's part of a batch.
+    negative for all.
 
     Args:
         pooling: "mean" of a text's states, or the state of its "first" or "last" token. Default: as the checkpoint says
@@ -110,17 +110,15 @@ class TextEmbedder(Task):
             vectors = self.backbone(inputs, read_positions=self._places(inputs), training=training)["sequence"]
         vectors = tf.cast(vectors, tf.float32)
         vectors = tf.math.l2_normalize(vectors, axis=-1) if self.normalize else vectors
-        return vectors if "text_index" in inputs else vectors[:, 0]
+        return vectors if "text_positions" in inputs else vectors[:, 0]
 
     def _means(self, inputs: Mapping[str, tf.Tensor], training: bool) -> tf.Tensor:
         states = self.backbone(inputs, training=training)["sequence"]
         segment_ids = inputs.get("segment_ids")
         segment_ids = tf.ones(tf.shape(states)[:2], tf.int32) if segment_ids is None else tf.cast(segment_ids, tf.int32)
-        if "text_index" in inputs:
-            texts = tf.gather(segment_ids, inputs["text_positions"], batch_dims=1)
-            texts = tf.where(inputs["text_index"] < 0, -1, texts)
-        else:
-            texts = first_segments(segment_ids)[:, None]
+        places = inputs.get("text_positions")
+        packed = places is not None
+        texts = tf.gather(segment_ids, places, batch_dims=1) if packed else first_segments(segment_ids)[:, None]
         return mean_of_texts(states, segment_ids, texts)
 
     def _places(self, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -129,7 +127,7 @@ class TextEmbedder(Task):
         segment_ids = inputs.get("segment_ids")
         segment_ids = tf.ones_like(token_ids) if segment_ids is None else tf.convert_to_tensor(segment_ids)
         first = self.pooling == "first"
-        if "text_index" in inputs:
+        if "text_positions" in inputs:
             return inputs["text_positions" if first else "text_ends"]
         return (first_positions if first else last_positions)(segment_ids)[:, None]
 
@@ -150,16 +148,19 @@ class TextEmbedder(Task):
         vectors, groups = tf.reshape(vectors, [-1, vectors.shape[-1]]), tf.reshape(y, [-1])
         weights = tf.reshape(tf.cast(sample_weight, tf.float32), [-1])
         anchors, candidates = (groups >= 0) & (weights > 0), (groups >= 0) & (weights == 0)
-        # Replicas number their groups by themselves.
-        replica = tf.distribute.get_replica_context()
-        groups = groups * replica.num_replicas_in_sync + tf.cast(replica.replica_id_in_sync_group, groups.dtype)
-        others = of_all_replicas(tf.boolean_mask(vectors, candidates))
-        groups_of_others = of_all_replicas(tf.boolean_mask(groups, candidates))
+        others, groups_of_others = (
+            of_all_replicas(tf.boolean_mask(values, candidates)) for values in (vectors, groups)
+        )
         same = tf.boolean_mask(groups, anchors)[:, None] == groups_of_others
+        # Where replicas number their groups by themselves the partner is the candidate of the anchor's own replica.
+        replica = tf.fill(tf.shape(groups), tf.distribute.get_replica_context().replica_id_in_sync_group)
+        here = tf.boolean_mask(replica, anchors)[:, None] == of_all_replicas(tf.boolean_mask(replica, candidates))
+        score = tf.cast(same, tf.int32) + tf.cast(same & here, tf.int32)
+        paired = tf.reduce_any(same, axis=1)
         return {
             "similarities": tf.matmul(tf.boolean_mask(vectors, anchors), others, transpose_b=True) / self.temperature,
-            "partners": tf.argmax(same, axis=1, output_type=tf.int32),
-            "weights": tf.boolean_mask(weights, anchors),
+            "partners": tf.argmax(score, axis=1, output_type=tf.int32),
+            "weights": tf.boolean_mask(weights, anchors) * tf.cast(paired, tf.float32),
         }
 
     def flat(self, y, y_pred, sample_weight):
