@@ -121,7 +121,7 @@ class _Run:
         self.path = path
         self._file = path.open("rb", buffering=0)
         self._length = os.fstat(self._file.fileno()).st_size // 16
-        self._fences = np.concatenate([block[:, 0][::_PAGE] for block in self.blocks()])
+        self._fences = np.concatenate([block[::_PAGE, 0].copy() for block in self.blocks()])
 
     def __len__(self) -> int:
         return self._length

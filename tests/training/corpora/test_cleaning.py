@@ -63,7 +63,7 @@ def test_counts_what_each_rule_does():
         languages=["en"],
         personal_data="mask",
     )
-    german = "Das Paket enthält die Dokumentation of the Server. Es erklärt, was nach dem ersten Start zu tun ist, und wie es geht."
+    german = "Das Paket enthält die Dokumentation of the Server. Es erklärt, was nach dem ersten Start zu tun ist."
     texts = [
         PROSE,
         f"{PROSE}\nHome | Log in\nEnable JavaScript to go on here.",

@@ -1,5 +1,7 @@
 """Duplicates: as a plain comparison finds them, in any batches, with little memory, and after a kill."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -154,3 +156,25 @@ def test_keys_depend_on_nothing_but_fingerprints():
     assert keys.shape == (50, 1 + 18)
     np.testing.assert_array_equal(bucket_keys(prints[7:9], 0.8, make.minhash), keys[7:9])
     assert bucket_keys(prints, None, None).shape == (50, 1)
+
+
+def test_memory_does_not_grow_with_the_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(buckets, "_BLOCK", 1 << 12)
+    count = 1 << 20  # 16 MiB of entries
+    keys = np.random.default_rng(1).integers(1, 2**64, count, np.uint64)
+    index = Buckets(tmp_path, {})
+    for begin in (0, count // 2):
+        half = slice(begin, begin + count // 2)
+        index.first(keys[half], np.arange(count)[half])
+        if begin == 0:
+            index.save(count // 2)
+    tracemalloc.start()
+    try:
+        index.save(count)  # merges the two runs
+        again = Buckets(tmp_path, {})
+        found = again.first(keys[::1000], np.arange(count, count + len(keys[::1000])))
+        assert found.tolist() == list(range(0, count, 1000))
+        assert len(again._runs) == 1
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
