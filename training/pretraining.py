@@ -61,7 +61,7 @@ class CorpusBatches:
         self.batch_size, self.seed = config.training.batch_size, config.training.seed
         name = objective_name(config)
         options = {key: value for key, value in config.objective.items() if key != "name"}
-        self.objective = objective(name, model.tokenizer, **options)
+        self.objective = objective(name, model.tokenizer, **options).for_task(model)
         self._check(config, model, name)
         index = self.corpus.index
         weights = config.data.weights or index.weights

@@ -18,7 +18,7 @@ from training import configuration
 
 if TYPE_CHECKING:
     from garden.tokenizers import Tokenizer
-    from training.objectives.objective import Objective
+    from training.objectives.base import Objective
 
 __all__ = ["OBJECTIVES", "objective", "options_of"]
 

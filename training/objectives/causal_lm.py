@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from garden.tasks.causal_lm import next_tokens
-from training.objectives.objective import Objective
+from training.objectives.base import Objective
 
 
 @dataclass(frozen=True, kw_only=True)

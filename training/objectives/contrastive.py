@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from training.configuration import key
-from training.objectives.objective import Objective
+from training.objectives.base import Objective
 from training.objectives.texts import text_places, texts_of
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from training.configuration import key
-from training.objectives.objective import needed, split_seed
+from training.objectives.base import needed, split_seed
 from training.objectives.segments import Segments, owners
 from training.objectives.source_and_target import SourceAndTarget, segment_ends
 from training.objectives.span_corruption import rounded

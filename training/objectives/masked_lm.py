@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from garden.tasks.masking import begins_word, hide, numbered, predicted_places
 from training.configuration import key
-from training.objectives.objective import Objective, needed, split_seed
+from training.objectives.base import Objective, needed, split_seed
 
 UNITS = ("token", "word", "span")
 SPAN_CHANCE, LONGEST_SPAN = 0.2, 10

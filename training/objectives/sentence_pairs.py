@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from training.configuration import key
+from training.objectives.base import split_seed
 from training.objectives.masked_lm import Masking
-from training.objectives.objective import split_seed
 from training.objectives.segments import Segments
 from training.objectives.texts import text_places, texts_of
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from garden.models.encoder_decoder import shift_right
 from training.configuration import key
-from training.objectives.objective import Objective, needed
+from training.objectives.base import Objective, needed
 from training.objectives.segments import compacted
 
 MULTIPLE = 8

@@ -11,7 +11,7 @@ from functools import cached_property
 import tensorflow as tf
 
 from training.configuration import key
-from training.objectives.objective import needed, split_seed
+from training.objectives.base import needed, split_seed
 from training.objectives.segments import Segments, random_parts
 from training.objectives.source_and_target import SourceAndTarget, segment_ends
 
