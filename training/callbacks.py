@@ -35,12 +35,18 @@ class _StepCallback(keras.callbacks.Callback):
         self.step += 1
         self.at_step(self.step, logs or {})
 
+    def is_last(self, step: int, total: int) -> bool:
+        """Whether no step follows: of a run's budget of tokens, the end is known when it is reached."""
+        return step == total or self.model.stop_training
+
     def at_step(self, step: int, logs: dict) -> None:
         raise NotImplementedError(f"{type(self).__name__} has to say what happens at a step")
 
 
 class LogMetrics(_StepCallback):
-    """Writes a line every few steps: `step`, metrics, `learning_rate` and `real_tokens_per_second`.
+    """Writes a line every few steps: `step`, metrics, `learning_rate`, `tokens` and `real_tokens_per_second`.
+
+    `tokens` are the real ones that the run has learnt from so far.
 
     Metrics and speed are means over the steps since the last line: the model's metrics start anew with each, which also
     keeps their float32 sums small. The speed leaves out what `paused` does, and the first step, in which TensorFlow compiles,
@@ -49,8 +55,9 @@ class LogMetrics(_StepCallback):
     Raises ValueError when the loss is not a finite number any more.
     """
 
-    def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0):
+    def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0, tokens: int = 0):
         super().__init__(first)
+        self._tokens_before = tokens
         self.metrics, self.schedule, self.every, self.total = metrics, schedule, every, total
         self._first_step = first + 1
         self._began = self._tokens_seen = 0.0
@@ -58,8 +65,14 @@ class LogMetrics(_StepCallback):
     def on_train_begin(self, logs=None):
         self._began = time.perf_counter()
 
+    @property
+    def tokens(self) -> int:
+        """Real tokens that the run has learnt from so far."""
+        return self._tokens_before + round(self._tokens())
+
     def at_step(self, step, logs):
-        if step % self.every and step != self.total:
+        last = self.is_last(step, self.total)
+        if step % self.every and not last:
             if step == self._first_step:
                 self._began, self._tokens_seen = time.perf_counter(), self._tokens()
             return
@@ -69,11 +82,12 @@ class LogMetrics(_StepCallback):
         if not math.isfinite(values["loss"]):
             loss = values["loss"]
             raise ValueError(f"step {step}: the loss is {loss}; lower training.learning_rate ({rate:.3g} here)")
-        line = {"step": step, **values, "learning_rate": rate, _RATE: round(speed, 1)}
+        line = {"step": step, **values, "learning_rate": rate, "tokens": self.tokens, _RATE: round(speed, 1)}
         self.metrics.write(line)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
         logger.info("step %d of %d: %s", step, self.total, shown)
-        if step != self.total:  # the progress bar shows the metrics once more
+        if not last:  # the progress bar shows the metrics once more
+            self._tokens_before = self.tokens
             self.model.reset_metrics()
         self._began, self._tokens_seen = time.perf_counter(), 0.0
 
@@ -142,16 +156,16 @@ class Validate(_StepCallback):
             self._data = self.model.prepared_dataset(raw)
 
     def at_step(self, step, logs):
-        if step % self.every and step != self.total:
+        if step % self.every and not self.is_last(step, self.total):
             return
-        with self.log.paused():
+        with self.log.paused(), self.model.averaged():
             results = self.model.evaluate(self._data, batch_size=self.batch_size, verbose=0, return_dict=True)
         line = {f"validation_{name}": float(value) for name, value in results.items() if name != _RATE}
         line = {"step": step, **line}
         self.metrics.write(line)
         logger.info("step %d: %s", step, ", ".join(f"{name} {line[name]:.4g}" for name in line if name != "step"))
         if self._judge(line):
-            with self.log.paused():
+            with self.log.paused(), self.model.averaged():
                 self.keep_best(step)
         elif self.patience and self._waited >= self.patience:
             logger.info("step %d: stopping, %s was best at step %d", step, self.name, self.best_step)
@@ -168,6 +182,18 @@ class Validate(_StepCallback):
         return False
 
 
+class TokenBudget(_StepCallback):
+    """Ends a run at the first step at which it has learnt from so many real tokens; goes before the other callbacks."""
+
+    def __init__(self, log: LogMetrics, *, tokens: float, first: int = 0):
+        super().__init__(first)
+        self.log, self.tokens = log, tokens
+
+    def at_step(self, step, logs):
+        if self.log.tokens >= self.tokens:
+            self.model.stop_training = True
+
+
 class SaveState(_StepCallback):
     """Saves the training state every few steps."""
 
@@ -178,25 +204,37 @@ class SaveState(_StepCallback):
     def at_step(self, step, logs):
         if step % self.every == 0:
             with self.log.paused():
-                self.checkpoints.save_state(step)
+                self.checkpoints.save_state(step, self.log.tokens)
 
 
 class Checkpoints:
-    """A run's checkpoints: its training state (weights, optimiser, step) and the best weights, one of each at a time."""
+    """A run's checkpoints: its training state (weights and their averages, optimiser, step, tokens) and the best weights.
+
+    There is one of each at a time.
+    """
 
     def __init__(self, model: Task, directory: Path, *, active: bool = True):
         self._active = active
-        self._step = tf.Variable(0, dtype=tf.int64)
+        self._step, self._tokens = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
         weights = [variable.value for variable in model.weights]
         optimizer = [variable.value for variable in model.optimizer.variables]
-        state = tf.train.Checkpoint(step=self._step, weights=weights, optimizer=optimizer)
+        averages = model.averages.variables if model.averages else []
+        state = tf.train.Checkpoint(
+            step=self._step, tokens=self._tokens, weights=weights, averages=averages, optimizer=optimizer
+        )
         self._state = tf.train.CheckpointManager(state, str(directory), max_to_keep=1, checkpoint_name="step")
         best = tf.train.Checkpoint(weights=weights)
         self._best = tf.train.CheckpointManager(best, str(directory / "best"), max_to_keep=1, checkpoint_name="step")
 
-    def save_state(self, step: int) -> None:
-        """Saves what a later process needs to go on after `step`."""
+    @property
+    def tokens(self) -> int:
+        """Real tokens that the restored training state has learnt from."""
+        return int(self._tokens)
+
+    def save_state(self, step: int, tokens: int = 0) -> None:
+        """Saves what a later process needs to go on after `step`, at which so many real tokens were learnt from."""
         self._step.assign(step)
+        self._tokens.assign(tokens)
         if self._active:
             self._state.save(checkpoint_number=step)
 

@@ -22,7 +22,10 @@ TASKS = (
     "text-classification",
     "token-classification",
     "question-answering",
+    "text-embedding",
     "masked-lm",
+    "masked-lm-with-pairs",
+    "replaced-token-detection",
     "causal-lm",
     "seq2seq-lm",
 )
@@ -31,6 +34,9 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
 BATCHING = ("packed", "padded")
 KEPT = ("best", "last")
+OPTIMIZERS = ("adamw", "lamb", "adafactor", "muon")
+SCHEDULES = ("linear", "cosine", "inverse_sqrt", "wsd", "constant")
+DECAY_SHAPES = ("linear", "sqrt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,13 @@ class ModelConfig:
     family: str | None = key("instead of pretrained: the new network's family, such as bert", None)
     config: dict[str, Any] = key("the new network's sizes, called as in config.json", dict)
     tokenizer: str | None = key("directory of the new network's tokenizer", None)
+    generator: dict[str, Any] = key(
+        "for replaced-token-detection: sizes of a new generator, called as in config.json; default: a quarter of the width",
+        dict,
+    )
+    pooling: str | None = key(
+        "for text-embedding: mean, first or last token's state; default: as the checkpoint says, or the family's", None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +101,37 @@ class DataConfig:
 class TrainingConfig:
     """How it learns."""
 
-    epochs: float | None = key("passes over the training data; default 3 unless steps are given", None, above=0)
+    epochs: float | None = key(
+        "passes over the training data; default 3 unless steps or tokens are given", None, above=0
+    )
     steps: int | None = key("instead of epochs: steps in all", None, least=1)
+    tokens: float | None = key(
+        "instead of epochs: real tokens in all, such as 1e9; padding does not count", None, least=1
+    )
     batch_size: int = key("examples in a step, for all replicas together", 32, least=1)
-    learning_rate: float = key("the highest; it rises to it and then falls linearly to zero", 5e-5, above=0)
-    warmup: float = key("share of the steps in which the learning rate rises", 0.1, least=0, most=1)
-    weight_decay: float = key("AdamW's; norms and biases have none", 0.01, least=0)
+    accumulate: int = key("parts in which a replica computes a step's batch, one after another", 1, least=1)
+    recompute: bool = key("compute blocks again in the backward pass, which frees their memory", False)
+    optimizer: str = key("how gradients change weights", "adamw", choices=OPTIMIZERS)
+    learning_rate: float = key("the highest; the schedule says when", 5e-5, above=0)
+    schedule: str = key("how the learning rate falls after the warm-up", "linear", choices=SCHEDULES)
+    warmup: float = key("share of the steps (up to 1), or steps, in which the learning rate rises", 0.1, least=0)
+    decay: float | None = key("for wsd: share of the steps, or steps, in which it falls; default 0.2", None, above=0)
+    decay_shape: str | None = key("for wsd: how it falls: linear (default) or sqrt, steeply at first", None)
+    floor: float | None = key(
+        "for cosine and wsd: share of the highest rate to end at; default 0", None, least=0, most=1
+    )
+    weight_decay: float = key(
+        "share of a weight, times the rate, taken off a step; norms and biases have none", 0.01, least=0
+    )
+    betas: list[float] | None = key("two decays of Adam's averages, for all but adafactor; default [0.9, 0.999]", None)
+    epsilon: float | None = key("Adam's, for all but adafactor; default 1e-8, lamb 1e-6", None, above=0)
     clip_norm: float | None = key("largest norm of a step's gradient; null: no limit", 1.0, above=0)
+    ema: float | None = key(
+        "decay of an average of the weights, such as 0.999, which is validated and saved in their place",
+        None,
+        above=0,
+        below=1,
+    )
     precision: str = key("number format of activations; weights stay float32", "float32", choices=PRECISIONS)
     seed: int = key("of new weights, order of examples, dropout and masks", 1, least=0, below=2**31)
     sequence_length: int | None = key("tokens of a text at most; default: what the network allows", None, least=3)
@@ -105,7 +142,8 @@ class TrainingConfig:
     row_length: int | None = key("with packed: shortest row; default: the task's", None, least=1)
     label_smoothing: float = key("share of the target spread over all classes", 0.0, least=0, below=1)
     class_weight: dict[str, float] | None = key("name of a class -> weight of its examples", None, least=0)
-    mask_rate: float = key("for masked-lm: share of the tokens to predict", 0.15, above=0, below=1)
+    mask_rate: float = key("for masked-lm and its relatives: share of the tokens to predict", 0.15, above=0, below=1)
+    temperature: float = key("for text-embedding: what similarities are divided by", 0.05, above=0)
     validation_steps: int | None = key("steps between validations; default: one pass", None, least=1)
     best_metric: str | None = key("metric that says which weights are best; default: accuracy, or else loss", None)
     keep: str = key("weights that model/ gets; best needs validation examples", "best", choices=KEPT)
@@ -115,8 +153,34 @@ class TrainingConfig:
     tensorboard: bool = key("write metrics for TensorBoard to tensorboard/ too", False)
 
     def __post_init__(self):
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"training: give epochs or steps, not both (epochs: {self.epochs:g}, steps: {self.steps})")
+        lengths = {
+            name: getattr(self, name) for name in ("epochs", "steps", "tokens") if getattr(self, name) is not None
+        }
+        if len(lengths) > 1:
+            given = ", ".join(f"{name}: {value:g}" for name, value in lengths.items())
+            raise ValueError(f"training: give one of epochs, steps and tokens, not several ({given})")
+        for name in ("warmup", "decay"):
+            amount = getattr(self, name)
+            if amount is not None and amount > 1 and amount != int(amount):
+                raise ValueError(
+                    f"training.{name}: expected a share up to 1, or a whole number of steps, got {amount:g}"
+                )
+        for name, kind, kinds in (
+            ("decay", "schedule", ("wsd",)),
+            ("decay_shape", "schedule", ("wsd",)),
+            ("floor", "schedule", ("cosine", "wsd")),
+            ("betas", "optimizer", ("adamw", "lamb", "muon")),
+            ("epsilon", "optimizer", ("adamw", "lamb", "muon")),
+        ):
+            if getattr(self, name) is not None and getattr(self, kind) not in kinds:
+                known = ", ".join(kinds)
+                raise ValueError(f"training.{name}: only for {kind} {known}, and the {kind} is {getattr(self, kind)}")
+        if self.decay_shape not in (None, *DECAY_SHAPES):
+            raise ValueError(f'training.decay_shape: expected linear or sqrt, got "{self.decay_shape}"')
+        if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"training.betas: expected two numbers of at least 0 and below 1, got {list(self.betas)}")
+        if self.accumulate > max(self.batch_size, 1):
+            raise ValueError(f"training.accumulate: {self.accumulate} parts of a batch of {self.batch_size} examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +221,11 @@ class RunConfig:
             ("training.label_smoothing", training.label_smoothing, (texts, targets)),
             ("training.class_weight", training.class_weight, (texts, words)),
             ("training.target_length", training.target_length, (targets,)),
+            ("model.generator", model.generator, ("replaced-token-detection",)),
+            ("model.pooling", model.pooling, ("text-embedding",)),
+            ("training.temperature", training.temperature != 0.05, ("text-embedding",)),
+            # Of a batch's texts, each is told from all others.
+            ("training.accumulate", training.accumulate > 1, tuple(task for task in TASKS if task != "text-embedding")),
         ):
             if value and self.task not in tasks:
                 known = " and ".join(f'"{task}"' for task in tasks)
@@ -164,10 +233,12 @@ class RunConfig:
 
     def _check_data(self) -> None:
         data = self.data
-        if (data.train is None) == (data.corpus is None):
+        if data.train is None and data.corpus is None:
+            raise ValueError("data.train: missing; file of training examples, or give data.corpus instead")
+        if data.train is not None and data.corpus is not None:
             raise ValueError(
-                f"data: give either train (a file) or corpus (a directory); got train: {configuration.shown(data.train)}, "
-                f"corpus: {configuration.shown(data.corpus)}"
+                f"data: give either train (a file) or corpus (a directory), not both; got train: {data.train}, "
+                f"corpus: {data.corpus}"
             )
         for name, value, needs_corpus in (
             ("data.weights", data.weights, True),

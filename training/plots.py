@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from training.output import write_whole
 
 _TRAINING, _VALIDATION, _REST = "#8fb3d9", "#d1495b", "#5c6b7a"
-_NOT_CURVES = {"step", "learning_rate", "real_tokens_per_second"}
+_NOT_CURVES = {"step", "learning_rate", "tokens", "real_tokens_per_second"}
+_MOST_CURVES = 4  # metrics beside the loss
 _MOST_CLASSES = 60  # more would be unreadable
 _MOST_NUMBERED = 25  # classes whose cells have room for a number
 
@@ -25,7 +26,7 @@ def draw_learning_curves(lines: Sequence[dict[str, Any]], directory: Path) -> No
         return
     training = [line for line in lines if "learning_rate" in line]
     validation = [line for line in lines if "learning_rate" not in line]
-    names = [name for name in _curves(training, validation) if name != "loss"][:1]
+    names = [name for name in _curves(training, validation) if name != "loss"][:_MOST_CURVES]
     panels = ["loss", *names, "learning_rate", "real_tokens_per_second"]
     titles = {"learning_rate": "learning rate", "real_tokens_per_second": "real tokens per second"}
     columns = 2

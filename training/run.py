@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks import TASKS, Examples, Task, read_examples
-from garden.tasks.optimization import AdamW, LinearSchedule
-from training.callbacks import Checkpoints, LogMetrics, SaveState, Validate, flat_metrics
-from training.config import RunConfig
+from training.budget import counted_tokens, length_of
+from training.callbacks import Checkpoints, LogMetrics, SaveState, TokenBudget, Validate, flat_metrics
+from training.config import RunConfig, TrainingConfig
 from training.corpora.store import Corpus
 from training.models import build_task
+from training.optimizers import optimizer
 from training.output import (
     CHECKPOINTS,
     MODEL,
@@ -34,11 +36,10 @@ from training.output import (
 from training.paths import located
 from training.pretraining import CorpusBatches, check_objective
 from training.reports import report
+from training.schedules import schedule
 from training.strategy import is_chief, strategy
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_EPOCHS = 3
 
 
 def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = False) -> dict[str, Any]:
@@ -64,23 +65,24 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     check_objective(config)
     corpus = None if config.data.corpus is None else Corpus(located(config.data.corpus))
     per_pass = -(-(len(train) if corpus is None else corpus.rows("train")) // config.training.batch_size)
-    total = config.training.steps or max(round((config.training.epochs or DEFAULT_EPOCHS) * per_pass), 1)
-    schedule = LinearSchedule(config.training.learning_rate, steps=total, warmup=config.training.warmup)
     with devices.scope():
         model = build_task(config, train)
-        model.compile(
-            optimizer=AdamW(
-                schedule,
-                weight_decay=config.training.weight_decay,
-                global_clipnorm=config.training.clip_norm,
-            )
-        )
+    _check_class_weight(model, config.training.class_weight)
+    rows = None if corpus is None else CorpusBatches(config, model, corpus)
+    length = length_of(
+        config.training,
+        per_pass=per_pass,
+        tokens_per_step=lambda: (
+            counted_tokens(model, training_batches(model, train, config)) if rows is None else rows.tokens_per_step
+        ),
+    )
+    total = length.most
+    with devices.scope():
+        rates = compile_model(model, config.training, length.planned)
     for examples in (validation, test):
         if examples is not None:
             model.columns(examples)
     judged_by = best_metric(model, config)
-    _check_class_weight(model, config.training.class_weight)
-    rows = None if corpus is None else CorpusBatches(config, model, corpus)
     if rows is not None:
         validation = rows.validation(config.data.validation_rows)
 
@@ -93,8 +95,11 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
         logger.info("%s: continuing an interrupted run after step %d", directory, first)
     started = time.perf_counter()
     with Metrics(directory, step=first, tensorboard=config.training.tensorboard, active=chief) as metrics:
-        log = LogMetrics(metrics, schedule, every=config.training.log_steps, total=total, first=first)
+        tokens = checkpoints.tokens
+        log = LogMetrics(metrics, rates, every=config.training.log_steps, total=total, first=first, tokens=tokens)
         callbacks: list[Any] = [log]
+        if config.training.tokens:
+            callbacks.insert(0, TokenBudget(log, tokens=config.training.tokens, first=first))
         if validation is not None:
             judge = Validate(
                 validation,
@@ -111,7 +116,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
             callbacks.append(judge)
         if config.training.checkpoint_steps:
             callbacks.append(SaveState(checkpoints, log, every=config.training.checkpoint_steps, first=first))
-        if first < total:
+        if first < total and tokens < (config.training.tokens or math.inf):
             # Keras writes its bar to stdout, which is for results.
             with contextlib.redirect_stdout(sys.stderr):
                 model.fit(
@@ -129,6 +134,8 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     if validation is not None and config.training.keep == "best":
         kept = judge.best_step
         checkpoints.restore_best()
+    elif model.averages:
+        model.averages.swap()
     if rows is not None:
         results = rows.report(model)
     else:
@@ -144,6 +151,30 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
         "training_seconds": round(seconds, 1),
         "report": results,
     }
+
+
+def compile_model(model: Task, training: TrainingConfig, steps: int):
+    """Compiles a model with a config's optimiser and kinds of steps, for a run of `steps`; returns its schedule.
+
+    In the strategy's scope.
+    """
+    falls = {"decay": training.decay, "shape": training.decay_shape, "floor": training.floor}
+    falls = {name: value for name, value in falls.items() if value is not None}
+    rates = schedule(training.schedule, training.learning_rate, steps, warmup=training.warmup, **falls)
+    options: dict[str, Any] = {"weight_decay": training.weight_decay, "global_clipnorm": training.clip_norm}
+    if training.betas is not None:
+        options |= dict(zip(("beta_1", "beta_2"), training.betas, strict=True))
+    if training.epsilon is not None:
+        options["epsilon"] = training.epsilon
+    if training.optimizer == "muon" and training.precision == "mixed_bfloat16":
+        options["newton_schulz_dtype"] = "bfloat16"
+    model.compile(
+        optimizer=optimizer(training.optimizer, rates, **options),
+        accumulate=training.accumulate,
+        recompute=training.recompute,
+        ema=training.ema,
+    )
+    return rates
 
 
 def read_data(config: RunConfig) -> tuple[Examples, Examples | None, Examples | None]:

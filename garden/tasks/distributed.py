@@ -9,6 +9,7 @@ Stock Keras 3 differs in four ways that matter here, each mended below:
 - it clips each replica's gradient: `optimization.clip_after_aggregation`.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -147,6 +148,10 @@ class DistributedModel(keras.Model):
         _, loss, sums = tf.while_loop(lambda part, *_: part < parts, add, begin, parallel_iterations=1)
         return loss, [None if index in without else gradient for index, gradient in enumerate(sums)]
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the weights are their averages, of a model that was compiled with `ema`."""
+        return self.averages.used() if self.averages else contextlib.nullcontext()
+
     def test_step(self, data) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self.forward(x, y, sample_weight, training=False)
@@ -176,12 +181,7 @@ class DistributedModel(keras.Model):
         if self._compile_metrics is not None:
             labels, predictions, counted = self.metric_inputs(x, y, y_pred, sample_weight)
             self._compile_metrics.update_state(labels, predictions, sample_weight=counted)
-        if "segment_ids" in x:
-            self._real_tokens.update_state(tf.reduce_sum(tf.cast(x["segment_ids"] > 0, tf.float32)))
-        else:
-            self._real_tokens.update_state(tf.cast(tf.size(x["token_ids"]), tf.float32))
-        if "target_segment_ids" in x:
-            self._real_tokens.update_state(tf.reduce_sum(tf.cast(x["target_segment_ids"] > 0, tf.float32)))
+        self._real_tokens.update_state(tf.cast(real_tokens(x), tf.float32))
 
     # Many steps, on all replicas.
 
@@ -250,3 +250,11 @@ def _added(total: tf.Tensor, gradient: tf.Tensor | tf.IndexedSlices | None) -> t
     if isinstance(gradient, tf.IndexedSlices):
         return tf.tensor_scatter_nd_add(total, gradient.indices[:, None], tf.cast(gradient.values, total.dtype))
     return total if gradient is None else total + tf.cast(gradient, total.dtype)
+
+
+def real_tokens(x: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns how many places of a network's inputs are no padding, targets included: a scalar."""
+    given = [x[name] for name in ("segment_ids", "target_segment_ids") if name in x]
+    if "segment_ids" not in x:
+        given.append(tf.ones_like(x["token_ids"]))
+    return tf.add_n([tf.math.count_nonzero(ids > 0) for ids in given])

@@ -82,7 +82,6 @@ def test_every_key_has_a_meaning():
     assert all(len(meaning) > 10 for meaning in table.values())
     assert {name.split(":")[0] for name, _ in key_table() if name.endswith("REQUIRED")} == {
         "task",
-        "data.train",
         "output",
     }
 
@@ -118,6 +117,20 @@ def test_what_is_wrong_is_told_in_one_line(override, parts):
     assert all(part in message for part in parts), message
 
 
+def test_a_run_learns_from_a_file_or_from_a_corpus():
+    config = with_values(
+        data={"corpus": "corpora/web"}, task="masked-lm", objective={"name": "masked-lm", "unit": "word"}
+    )
+    assert config.validates
+    assert config.objective == {"name": "masked-lm", "unit": "word"}
+    assert "not both" in refusal("data.corpus=corpora/web")
+    assert "data.weights: only for runs that learn from a corpus" in refusal("data.weights.a=1")
+    assert "objective: only for runs that learn from a corpus" in refusal("objective.name=masked-lm")
+    corpus = {"corpus": "corpora/web"}
+    assert "data.test: a corpus has no such thing" in refusal(data={**corpus, "test": "x.jsonl"})
+    assert "data.validation_share" in refusal(data={**corpus, "validation_share": 0.1})
+
+
 def test_what_is_missing_is_named():
     assert "data.train: missing" in refusal(data={})
     for name in SMALLEST:
@@ -126,7 +139,9 @@ def test_what_is_missing_is_named():
 
 
 def test_keys_that_exclude_each_other():
-    assert "not both" in refusal("training.steps=5", "training.epochs=1")
+    assert refusal("training.steps=5", "training.tokens=1e9") == (
+        "config: training: give one of epochs, steps and tokens, not several (steps: 5, tokens: 1e+09)"
+    )
     assert "not both" in refusal("data.validation=x", "data.validation_share=0.1")
     assert "tokenizer" in refusal(model={"family": "bert"})
     assert "masked-lm" in refusal("training.label_smoothing=0.1", task="masked-lm")
@@ -192,3 +207,35 @@ def test_any_values_give_a_config_or_one_line(changes):
 @given(st.text(max_size=20))
 def test_any_override_gives_a_config_or_one_line(text):
     assert "\n" not in attempt(SMALLEST, [text])[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.optimizer=sgd"], 'training.optimizer: expected one of adamw, lamb, adafactor, muon, got "sgd"'),
+        (["training.decay=0.1"], "training.decay: only for schedule wsd, and the schedule is linear"),
+        (["training.floor=0.1"], "training.floor: only for schedule cosine, wsd, and the schedule is linear"),
+        (
+            ["training.optimizer=adafactor", "training.betas=[0.9,0.98]"],
+            "training.betas: only for optimizer adamw, lamb, muon, and the optimizer is adafactor",
+        ),
+        (["training.betas=[0.9]"], "training.betas: expected two numbers of at least 0 and below 1, got [0.9]"),
+        (["training.warmup=1.5"], "training.warmup: expected a share up to 1, or a whole number of steps, got 1.5"),
+        (
+            ["training.schedule=wsd", "training.decay_shape=round"],
+            'training.decay_shape: expected linear or sqrt, got "round"',
+        ),
+        (["training.accumulate=33"], "training.accumulate: 33 parts of a batch of 32 examples"),
+        (["training.ema=1"], "training.ema: expected a number above 0 and below 1, got 1"),
+    ],
+    ids=str,
+)
+def test_optimisation_that_does_not_fit_is_told_in_one_line(overrides, message):
+    assert message in refusal(*overrides)
+
+
+def test_names_are_those_that_there_are():
+    from training import config, optimizers, schedules
+
+    assert tuple(optimizers.OPTIMIZERS) == config.OPTIMIZERS
+    assert tuple(schedules.SCHEDULES) == config.SCHEDULES

@@ -82,7 +82,7 @@ def test_metrics_have_a_line_every_few_steps_and_one_a_validation(finished):
     assert [line["step"] for line in validation] == [3, 6, 9, 12]
     assert all(set(line) == {"step", "validation_loss", "validation_accuracy"} for line in validation)
     for line in training:
-        assert set(line) == {"step", "loss", "accuracy", "learning_rate", "real_tokens_per_second"}
+        assert set(line) == {"step", "loss", "accuracy", "learning_rate", "tokens", "real_tokens_per_second"}
         assert line["real_tokens_per_second"] > 0
     # Warm-up over a tenth of 12 steps, then linearly to zero, as of the step itself.
     rates = {line["step"]: line["learning_rate"] for line in training}

@@ -1,6 +1,5 @@
 """Steps in parts, with recomputed blocks and averaged weights: the same numbers as plain steps, and averages as defined."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
