@@ -19,7 +19,8 @@ from training.configuration import key
 HASH = 4  # places of a fingerprint, 32 bits each, that hold the hash of the text
 NOTHING = np.uint32(0xFFFFFFFF)  # in all places of the signature of a text without words
 _BLOCK = 4096  # shingles that are permuted at a time: P times as many numbers fit a cache
-_MOST_CHARACTERS = 1 << 16  # that are looked at together
+_MOST_AT_ONCE = 1 << 18  # characters of texts whose signatures are made together: as much as a cache holds
+_MOST_CHARACTERS = 1 << 16  # that are hashed together
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.random.Generator(np.random.PCG64(0)).integers(0, 2**64, 1024, np.uint64)
 # Scripts that write no spaces, from Thai and Lao to Chinese: each character is a word.
@@ -73,8 +74,13 @@ class Fingerprints:
         made = np.empty((len(texts), self.width), np.uint32)
         for row, text in enumerate(texts):
             made[row, :HASH] = np.frombuffer(_digest(" ".join(text.lower().split()), 4 * HASH), "<u4")
-        if self.minhash is not None and len(texts):
-            made[:, HASH:] = self._signatures(texts)
+        if self.minhash is not None:
+            begin, size = 0, 0
+            for row, text in enumerate(texts):
+                size += len(text)
+                if size >= _MOST_AT_ONCE or row == len(texts) - 1:
+                    made[begin : row + 1, HASH:] = self._signatures(texts[begin : row + 1])
+                    begin, size = row + 1, 0
         return made
 
     def _signatures(self, texts: Sequence[str]) -> np.ndarray:

@@ -15,6 +15,8 @@ _ASCII_BREAKS = bytes.maketrans(b"\r\x0b\x0c", b"\n\n\n")
 _ASCII_CONTROLS = bytes(code for code in (*range(0x20), 0x7F) if code not in b"\t\n\r\x0b\x0c")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BREAKS = re.compile("[\r\x0b\x0c\x85\u2028\u2029]")
+# What ftfy mends besides wrong encodings: entities, escapes, line breaks, lone surrogates.
+_MENDABLE = re.compile("[&\x1b\r\x80-\x9f\u2028\u2029\ud800-\udfff]")
 _MOST_PASSES = 8
 
 
@@ -27,7 +29,7 @@ class Repair:
 
     def __init__(self):
         ftfy = library("ftfy", "cleaning.repair")
-        self._fix = ftfy.fix_text
+        self._fix, self._is_bad = ftfy.fix_text, ftfy.is_bad
         self._config = ftfy.TextFixerConfig(
             uncurl_quotes=False,
             fix_latin_ligatures=False,
@@ -39,8 +41,8 @@ class Repair:
 
     def __call__(self, text: str) -> str:
         """Returns the text, mended."""
-        # Most English text holds nothing that could be broken.
-        if text.isascii() and "&" not in text and "\x1b" not in text and "\r" not in text:
+        # Most text holds nothing that ftfy would touch, and it takes a while to find that out.
+        if _MENDABLE.search(text) is None and (text.isascii() or not self._is_bad(text)):
             return text
         for _ in range(_MOST_PASSES):
             before, text = text, self._fix(text, self._config)

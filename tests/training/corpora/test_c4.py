@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpora.c4 import C4, C4Rules
@@ -84,6 +84,7 @@ def test_removes_citations():
     assert lines_kept("a[i] = [x]", citations=True)[0] == "a[i] = [x]"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_takes_any_text_and_keeps_only_its_lines(text):
     kept, _ = C4(C4Rules(citations=False, least_sentences=None))(text, Counter())

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training import configuration
@@ -166,6 +166,7 @@ EVERYTHING = Cleaner(
 )
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=200))
 def test_takes_any_text(text):
     kept = EVERYTHING(document(text))

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpora.gopher import Gopher, GopherRules, _n_grams
@@ -81,11 +81,13 @@ def plain_n_grams(words: list[str]) -> list[tuple[int, float, float]]:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeee"]), max_size=80))
 def test_n_grams_equal_the_plain_ones(words):
     assert sum(_n_grams(words), ()) == pytest.approx(sum(plain_n_grams(words), ()))
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=300))
 def test_takes_any_text(text):
     Gopher(GopherRules())(text)

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpora.languages import Languages
@@ -39,6 +39,7 @@ def test_what_is_in_no_language_is_unsure(languages, text):
     assert languages(text) == "unsure"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=400))
 def test_takes_any_text(text):
     language, score = _ENGLISH.language(text)

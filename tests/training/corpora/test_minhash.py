@@ -45,6 +45,7 @@ def pair(random: np.random.Generator, words: int = 150, changes: int = 10) -> tu
     return " ".join(one), " ".join(other)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters() | st.sampled_from("ab 猫ก.\n"), max_size=60), max_size=8))
 def test_words_are_the_plain_ones(texts):
     """The same words have the same hashes, others have others, and each text has its own."""

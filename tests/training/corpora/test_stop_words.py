@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpora.stop_words import StopWords
@@ -28,6 +28,7 @@ def test_takes_a_file_of_words(tmp_path):
     assert StopWords(str(path))("This Package contains the rest") == "contains the rest"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(), max_size=200))
 def test_takes_any_text_and_leaves_nothing_to_remove(text):
     once = ENGLISH(text)

@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.corpora.unicode import FORMS, Repair, encodable, normal, without_controls
@@ -36,6 +36,7 @@ def test_leaves_what_is_right(repair, text):
     assert repair(text) == text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100) | st.text(max_size=50).map(lambda text: text.encode().decode("latin-1")))
 def test_repairing_again_changes_nothing(text):
     repair = Repair()
@@ -43,6 +44,15 @@ def test_repairing_again_changes_nothing(text):
     assert repair(once) == once
 
 
+@settings(deadline=None)
+@given(st.text(max_size=60) | st.text("&amp;\x1b[1m\r\x85\u2028Ã©â€™", max_size=30))
+def test_what_is_not_looked_at_holds_nothing_to_mend(text):
+    repair = Repair()
+    if repair(text) == text:
+        assert repair._fix(text, repair._config) == text
+
+
+@settings(deadline=None)
 @given(ANY_TEXT, st.sampled_from(FORMS))
 def test_what_is_left_is_normal_printable_and_encodable(text, form):
     clean = without_controls(normal(encodable(text), form))
