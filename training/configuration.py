@@ -119,7 +119,7 @@ def _values(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[
 def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     """Raises ValueError for a value that is not among the choices or outside the limits of its field."""
     choices = metadata.get("choices")
-    if choices and value not in choices:
+    if choices and value is not None and value not in choices:
         raise ValueError(f'{name}: expected one of {", ".join(choices)}, got "{value}"')
     for number in value.values() if isinstance(value, dict) else [value]:
         if isinstance(number, float) and not math.isfinite(number):

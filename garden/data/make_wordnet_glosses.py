@@ -2,10 +2,10 @@
 
     python garden/data/make_wordnet_glosses.py DIRECTORY
 
-DIRECTORY holds WordNet 3.0's `data.noun`, `data.verb`, `data.adj` and `data.adv`, as Debian's package `wordnet-base` installs them
-in /usr/share/wordnet. A line for each of the 117,659 sets of synonyms: `text`, its words and its gloss (a definition, perhaps
-with examples), and `label`, the lexicographer file that it is in (45 of them, such as noun.animal), which says what it is about.
-The format is that of the manual page wndb(5). See wordnet_glosses.NOTICE.txt for authors and licence.
+DIRECTORY holds WordNet 3.0's `data.noun`, `data.verb`, `data.adj` and `data.adv`, as Debian's package `wordnet-base` installs
+them in /usr/share/wordnet. A line for each of the 117,659 sets of synonyms: `text`, its words and its gloss (a definition,
+perhaps with examples), and `label`, the lexicographer file that it is in (45 of them, such as noun.animal), which says what it
+is about. The format is that of the manual page wndb(5). See wordnet_glosses.NOTICE.txt for authors and licence.
 """
 
 import gzip
@@ -18,13 +18,53 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 # Of lexnames(5), in the order of their numbers.
-LEXICOGRAPHER_FILES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition "
-    "noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
-    "noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state noun.substance "
-    "noun.time verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption verb.contact "
-    "verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl"
-).split()
+LEXICOGRAPHER_FILES = [
+    "adj.all",
+    "adj.pert",
+    "adv.all",
+    "noun.Tops",
+    "noun.act",
+    "noun.animal",
+    "noun.artifact",
+    "noun.attribute",
+    "noun.body",
+    "noun.cognition",
+    "noun.communication",
+    "noun.event",
+    "noun.feeling",
+    "noun.food",
+    "noun.group",
+    "noun.location",
+    "noun.motive",
+    "noun.object",
+    "noun.person",
+    "noun.phenomenon",
+    "noun.plant",
+    "noun.possession",
+    "noun.process",
+    "noun.quantity",
+    "noun.relation",
+    "noun.shape",
+    "noun.state",
+    "noun.substance",
+    "noun.time",
+    "verb.body",
+    "verb.change",
+    "verb.cognition",
+    "verb.communication",
+    "verb.competition",
+    "verb.consumption",
+    "verb.contact",
+    "verb.creation",
+    "verb.emotion",
+    "verb.motion",
+    "verb.perception",
+    "verb.possession",
+    "verb.social",
+    "verb.stative",
+    "verb.weather",
+    "adj.ppl",
+]
 
 
 def glosses(source: Path) -> Iterator[dict[str, str]]:

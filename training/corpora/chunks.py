@@ -92,11 +92,12 @@ class Builder:
 
     def _shards(self, chunk: str, texts: list[str], report: ChunkReport) -> ChunkReport:
         share = self.recipe.config.validation_share
+        given = next(each.split for each in self.recipe.config.sources if each.name == report.source)
         splits: dict[str, list[str]] = {"train": [], "validation": []}
         sizes = dict.fromkeys(splits, 0)
         for text in texts:
             data = text.encode()
-            split = "validation" if share and held_out(data, share) else "train"
+            split = given or ("validation" if share and held_out(data, share) else "train")
             splits[split].append(text)
             sizes[split] += len(data)
         shards = [self._shard(chunk, split, splits[split], report, sizes[split]) for split in splits if splits[split]]

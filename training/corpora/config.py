@@ -34,6 +34,11 @@ class SourceConfig:
     weight: float | None = key(
         "share of the mixture, relative to the others; default: the source's tokens", None, above=0
     )
+    split: str | None = key(
+        "train or validation, where all of the source's documents go; default: to both, by validation_share",
+        None,
+        choices=("train", "validation"),
+    )
     options: dict[str, Any] = key("the format's own options", dict)
 
 
