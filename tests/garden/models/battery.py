@@ -53,9 +53,10 @@ class Case:
     def task(self) -> str:
         """The task of its head; "backbone" where it has none."""
         name = self.config["architectures"][0]
-        tasks = {published: task for task, published in self.family.architectures.items()}
-        # Saved for pre-training, a checkpoint has one more head, which nothing reads.
-        return tasks.get(name, "masked-lm" if name.endswith("ForPreTraining") else "backbone")
+        tasks = {published: task for task, published in reversed(self.family.architectures.items())}
+        # Saved for pre-training, a checkpoint has one more head, which tests of its task read.
+        task = tasks.get(name, "backbone")
+        return "masked-lm" if task == "masked-lm-with-pairs" else task
 
     @functools.cached_property
     def batches(self) -> dict[str, dict[str, np.ndarray]]:
