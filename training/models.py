@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from garden.checkpoints import huggingface
+from garden.checkpoints.sentence_transformers import embeds_texts
 from garden.models.backbone import family_called, family_of, open_weights
 from garden.tasks import TASKS, Examples, Task
 from garden.tasks.question_answerer import answers_of
@@ -35,10 +36,13 @@ def task_class(directory: Path) -> type[Task]:
     values = huggingface.read_config(directory)
     where = directory / huggingface.CONFIG_FILE
     family = family_of(values, where)
-    for task in family.tasks_named(values):
-        if task in TASKS:
+    named = family.tasks_named(values)
+    # Embedders are bare networks, or have heads that nothing reads.
+    for task in ["text-embedding", *named] if embeds_texts(directory) else named:
+        if task in TASKS and task in family.heads:
             return TASKS[task]
-    known = ", ".join(published for task, published in family.architectures.items() if task in TASKS)
+    bare, published = family.architectures["backbone"], family.architectures
+    known = ", ".join(name for task, name in published.items() if task in TASKS and name != bare)
     raise ValueError(
         f"{where}: architectures {values.get('architectures')} has no trained task ({known}); train one with garden train "
         "and this directory as model.pretrained"
@@ -56,8 +60,14 @@ def build_task(config: RunConfig, examples: Examples | None = None) -> Task:
     for name in ("sequence_length", "row_length"):
         if getattr(training, name) is not None:
             options[name] = getattr(training, name)
-    if config.task == "masked-lm":
+    if config.task in ("masked-lm", "masked-lm-with-pairs", "replaced-token-detection"):
         options["mask_rate"] = training.mask_rate
+    if config.task == "replaced-token-detection" and config.model.generator:
+        options["generator"] = config.model.generator
+    if config.task == "text-embedding":
+        options["temperature"] = training.temperature
+        if config.model.pooling:
+            options["pooling"] = config.model.pooling
     if config.task == "seq2seq-lm":
         options |= {"label_smoothing": training.label_smoothing, "target_length": training.target_length}
     if config.task == "text-classification":
