@@ -77,15 +77,18 @@ class PersonalData:
 
     def __call__(self, text: str, found: Counter[str]) -> str:
         """Returns the text with masks in place of personal data, and counts what was found by kind."""
-        at, digit = "@" in text, _DIGIT.search(text) is not None
+        # What most texts do not have is looked for first: it takes a tenth of the time.
+        at, digits = "@" in text, _DIGITS.search(text) is not None
+        number = digits and _NUMBER.search(text) is not None
         for kind in self.kinds:
-            if at if kind in ("credentials", "email") else digit:
+            if at if kind in ("credentials", "email") else digits if kind in ("iban", "ip") else number:
                 for pattern, is_one in _PATTERNS[kind]:
                     text = pattern.sub(_masking(kind, is_one, found), text)
         return text
 
 
-_DIGIT = re.compile(r"\d\S? ?\(?\S?\d")
+_DIGITS = re.compile(r"\d[.:0-9A-Fa-f]")
+_NUMBER = re.compile(r"\d(?:[ ().:/-]{0,4}\d){6}")
 
 
 def _masking(kind: str, is_one: Callable[[re.Match], int], found: Counter[str]) -> Callable[[re.Match], str]:
