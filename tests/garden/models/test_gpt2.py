@@ -83,6 +83,15 @@ def test_configs_that_are_not_supported_are_named(change, message, tmp_path):
         garden.Backbone.from_pretrained(battery.copied(GOLDEN / "base", tmp_path / "model", **change))
 
 
+def test_what_new_blocks_add_to_the_stream_is_as_large_whatever_their_number():
+    backbone = GPT2Backbone(GPT2Config(vocab_size=8, n_positions=4, n_embd=64, n_layer=8, n_head=2))
+    block = backbone.blocks[0]
+    # Cut at two standard deviations, a normal draw has 0.88 of its standard deviation.
+    for kernel in (block.attention.output_projection.kernel, block.feed_forward.outer.kernel):
+        assert np.std(kernel) == pytest.approx(0.88 * 0.02 / 4, rel=0.05)
+    assert np.std(block.feed_forward.inner.kernel) == pytest.approx(0.88 * 0.02, rel=0.05)
+
+
 def test_defaults_are_the_smallest_published_networks():
     config = GPT2Config.from_dict({"n_inner": None, "summary_type": "cls_index"})
     assert (config.n_embd, config.n_layer, config.n_head, config.longest) == (768, 12, 12, 1024)
