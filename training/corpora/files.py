@@ -23,7 +23,7 @@ from training.corpora.libraries import library
 from training.paths import located
 
 CHUNK = 1 << 16  # bytes of an archive that are unpacked at a time
-BUFFER = 1 << 20  # bytes of the unpacked stream that are held
+BUFFER = 1 << 18  # bytes of the unpacked stream that are held
 LONGEST_RECORD = 1 << 26  # bytes of a line, row or web page: what is longer is corrupt, or it would fill the memory
 LARGEST_DICTIONARY = 1 << 30  # bytes that an .xz archive may ask for
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")

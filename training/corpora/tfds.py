@@ -37,7 +37,7 @@ def read_tfds(path: str, reading: Reading, options: TFDSOptions) -> Iterator[Doc
     try:
         examples = builder.as_dataset(split=options.split, shuffle_files=False, read_config=config)
     except (ValueError, AssertionError) as error:
-        known = ", ".join(builder.info.splits)
+        known = ", ".join(sorted(builder.info.splits))
         raise ValueError(f'{path}: no split "{options.split}"; known: {known} ({_first_line(error)})') from None
     number = 0
     try:

@@ -15,61 +15,17 @@ from training.corpora.libraries import library
 FILE, CATEGORY = "6", "14"  # MediaWiki's numbers of the namespaces whose links are not prose
 CANONICAL = {"file": FILE, "image": FILE, "category": CATEGORY}  # names that every wiki has beside its own
 
+# Elements without markup inside, as the parser knows them.
+_RAW_NAMES = (
+    "categorytree ce chem gallery graph hiero imagemap inputbox math nowiki pre score section source syntaxhighlight"
+    " templatedata timeline"
+)
+_RAW = frozenset(_RAW_NAMES.split())
 # Elements of which nothing is kept: no prose, or not the page's own.
-_DROPPED = frozenset(
-    (
-        "ref",
-        "references",
-        "gallery",
-        "imagemap",
-        "timeline",
-        "score",
-        "math",
-        "chem",
-        "ce",
-        "hiero",
-        "graph",
-        "mapframe",
-        "maplink",
-        "templatestyles",
-        "style",
-        "script",
-        "syntaxhighlight",
-        "source",
-        "table",
-        "inputbox",
-        "section",
-        "indicator",
-    )
-)
-_RAW = frozenset(
-    ("nowiki", "pre", "math", "chem", "ce", "syntaxhighlight", "source", "score", "timeline", "graph", "hiero")
-)  # no markup inside
-_BLOCKS = frozenset(
-    (
-        "p",
-        "div",
-        "blockquote",
-        "center",
-        "poem",
-        "li",
-        "dd",
-        "dt",
-        "tr",
-        "td",
-        "th",
-        "caption",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "ul",
-        "ol",
-        "dl",
-    )
-)
+_DROPPED_NAMES = "ref references table mapframe maplink templatestyles style script indicator"
+_DROPPED = (_RAW - {"nowiki", "pre"}) | set(_DROPPED_NAMES.split())
+_BLOCK_NAMES = "p div blockquote center poem li dd dt tr td th caption h1 h2 h3 h4 h5 h6 ul ol dl"
+_BLOCKS = frozenset(_BLOCK_NAMES.split())
 # Templates of the English Wikipedia that stand for words inside of sentences, and which of their values those are.
 _WORDS: dict[str, Callable[[list[str]], str]] = {
     **dict.fromkeys(("lang", "transl", "transliteration"), lambda values: values[-1]),
@@ -89,8 +45,10 @@ _TOKEN = re.compile(
 _TEMPLATE_NAME = re.compile(r"\s*([^{}|<>\[\]\n]*)")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?|simple")
 _SWITCHES = re.compile(r"__[A-Z]{3,}__")
+# What is left round a template that was cut out, such as the pronunciation behind a name.
 _EMPTY_BRACKETS = re.compile(r"\s*[(（]\s*(?:[,;:、]\s*)*[)）]")
-_LEFT_IN_BRACKETS = re.compile(r"(?<=[(（])\s*(?:[,;:、]\s*)+|\s+(?=[,;)])|(?<=\()\s+")
+_EDGES_OF_BRACKETS = re.compile(r"(?<=[(（])[\s,;:、]+|[\s,;:、]+(?=[)）])")
+_SPACE_BEFORE = re.compile(r" +(?=[,.](?:\s|$))")
 _SPACES = re.compile(r"[ \t\xa0]+")
 
 
@@ -206,10 +164,9 @@ def _kept_lines(marked: str, headings: bool, lists: bool) -> Iterator[str]:
 
 def _tidy(line: str) -> str:
     """Returns a line without the traces of what was left out."""
-    line = _SPACES.sub(" ", line)
     if "(" in line or "（" in line:
-        line = _LEFT_IN_BRACKETS.sub("", _EMPTY_BRACKETS.sub("", line))
-    return line.strip()
+        line = _EDGES_OF_BRACKETS.sub("", _EMPTY_BRACKETS.sub("", line))
+    return _SPACE_BEFORE.sub("", _SPACES.sub(" ", line)).strip()
 
 
 def _without_what_is_dropped(wikitext: str) -> str:

@@ -75,6 +75,7 @@ def test_rows_without_text_can_be_an_error(tmp_path):
         (b'{"text": [1]}', 'expected text in "text", got [1]'),
         (b'{"text": "\xff"}', "byte 11: not UTF-8: 0xff, invalid start byte"),
     ],
+    ids=["cut", "deep", "no object", "a number", "a list of numbers", "not UTF-8"],
 )
 def test_corrupt_lines(tmp_path, line, problem):
     content = rows({"text": "a"}) + line + b"\n" + rows({"text": "b"})
