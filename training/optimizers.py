@@ -93,14 +93,13 @@ class Adafactor(Optimizer):
         kind = variable.dtype
         gradient, rate = tf.cast(gradient, kind), tf.cast(learning_rate, kind)
         step = tf.cast(self.iterations + 1, kind)
-        self.decay(variable, rate)
         update = gradient * self._scales(gradient, variable, 1 - tf.pow(step, -self.decay_exponent))
-        if self.relative_step:
-            rate = tf.minimum(rate, tf.math.rsqrt(step))
+        own_rate = tf.minimum(rate, tf.math.rsqrt(step)) if self.relative_step else rate
         if self.scale_parameter:
-            rate *= tf.maximum(_root_mean_square(variable), self.least_scale)
-        rate /= tf.maximum(_root_mean_square(update) / self.clip_threshold, 1.0)
-        variable.assign_sub(rate * update)
+            own_rate *= tf.maximum(_root_mean_square(variable), self.least_scale)
+        own_rate /= tf.maximum(_root_mean_square(update) / self.clip_threshold, 1.0)
+        self.decay(variable, rate)
+        variable.assign_sub(own_rate * update)
 
     def _scales(self, gradient: tf.Tensor, variable, kept: tf.Tensor) -> tf.Tensor:
         """Returns 1 / sqrt(second moments), after this gradient is counted among them."""
