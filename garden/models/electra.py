@@ -7,7 +7,6 @@ Shapes: B batch, T length.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,11 +32,17 @@ class ElectraConfig(BertConfig):
     def generator(self, size: float = 0.25, **values) -> ElectraConfig:
         """Returns the sizes of a generator that is `size` as wide and as deep as this discriminator; `values` go before.
 
-        As the authors' `get_generator_config`: heads 64 wide, feed-forward networks four times the width.
+        As the authors' `get_generator_config`: heads 64 wide, or wider, feed-forward networks four times the width.
+
+        Raises ValueError for a field that does not exist or a value that is not possible.
         """
-        width = round(self.hidden_size * size)
-        sizes = {"hidden_size": width, "num_attention_heads": max(width // 64, 1), "intermediate_size": 4 * width}
-        return dataclasses.replace(self, **sizes | values)
+        known = self.to_dict()
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"generator.{unknown[0]}: no such key; known: {', '.join(known)}")
+        width = values.get("hidden_size", round(self.hidden_size * size))
+        heads = next((count for count in range(width // 64, 1, -1) if width % count == 0), 1)
+        sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+        return type(self).from_dict({**known, **sizes, **values}, "generator")
 
 
 @keras.saving.register_keras_serializable("garden")

@@ -17,6 +17,7 @@ from garden.layers.dropout import next_seed
 from garden.models.backbone import family_of, load_weights, open_weights
 from garden.tasks.batching import pad, tokens_of
 from garden.tasks.examples import as_examples
+from garden.tasks.inputs import is_prepared
 from garden.tasks.masked_lm import MaskedLM
 from garden.tasks.task import Task
 
@@ -112,7 +113,8 @@ class ReplacedTokenDetector(Task):
             config = family.config.from_dict(values, where)
         else:
             config = backbone.config.generator(generator_size, **generator or {})
-        shared = config.embedding_size == backbone.config.embedding_size
+        tables = ("embedding_size", "vocab_size", "max_position_embeddings", "type_vocab_size")
+        shared = all(getattr(config, name) == getattr(backbone.config, name) for name in tables)
         made = {"dtype": backbone.dtype_policy}
         network = family.backbone(config, embeddings=backbone if shared else None, name="generator", **made)
         head = family.heads["masked-lm"](network, name="generator_head", **made)
@@ -225,6 +227,15 @@ class ReplacedTokenDetector(Task):
         return self.generator.inputs(batch, training=training, seed=seed)
 
     # Answers.
+
+    def predict(self, x, batch_size: int | None = None, **kwargs):
+        """Returns the logits of rows of ids (dictionaries with `token_ids`), as Keras's `predict`.
+
+        Raises ValueError for texts: their rows differ in length, and `predict_text` answers them.
+        """
+        if not (isinstance(x, dict) or (isinstance(x, tf.data.Dataset) and is_prepared(x))):
+            raise ValueError("predict: texts have rows of many lengths; use predict_text for answers")
+        return super().predict(x, batch_size=batch_size, **kwargs)
 
     def answer(self, texts: tf.Tensor, pairs: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Returns each text's tokens, special ones left out, in the graph: `tokens` [E,L] string, `scores` [E,L] float32.
