@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused(tiny_bert, still_bert, tmp_path):
         detector(tiny_bert, discriminator_weight=0)
     with pytest.raises(ValueError, match='model_type: expected "electra", got "bert"'):
         detector(tiny_bert, generator=still_bert)
-    with pytest.raises(ValueError, match="generator.width: no such key; known: vocab_size, "):
+    with pytest.raises(ValueError, match=r"generator\.width: no such key; known: vocab_size, "):
         detector(tiny_bert, generator={"width": 8})
     with pytest.raises(ValueError, match="predict: texts have rows of many lengths; use predict_text"):
         detector(tiny_bert).predict(TEXTS)
