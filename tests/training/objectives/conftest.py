@@ -1,10 +1,8 @@
-"""Tokenizers of several kinds, rows of real texts in each one's layouts, and rows of any layout."""
-
-import random
+"""Tokenizers of several kinds, and rows of texts in each one's layouts."""
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
+from objective_rows import texts
 
 from garden import Tokenizer
 from training.corpora.tokenizing import layout_of, tokenise
@@ -16,16 +14,6 @@ KINDS = {
     "roberta": {"kind": "bpe", "size": 340, "template": "roberta"},
     "t5": {"kind": "unigram", "size": 220},
 }
-NAMES = ("token_ids", "segment_ids", "positions", "sentence_ids")
-SYLLABLES = ("ka", "lo", "min", "tar", "ve", "su", "po", "ri", "den", "gu")
-
-
-def texts(count: int, seed: int = 0) -> list[str]:
-    """Documents of one sentence to eight, of made-up words of one syllable to four."""
-    draw = random.Random(seed)
-    words = ["".join(draw.choices(SYLLABLES, k=draw.randint(1, 4))) for _ in range(300)]
-    sentence = lambda: " ".join(draw.choices(words, k=draw.randint(2, 12))).capitalize() + "."
-    return [" ".join(sentence() for _ in range(draw.randint(1, 8))) for _ in range(count)]
 
 
 @pytest.fixture(scope="session")
@@ -60,40 +48,3 @@ def rows_of(tokenizer_of):
         return made[key]
 
     return rows
-
-
-def laid_out(tokenizer: Tokenizer, layout: str, plan, length: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows of random tokens: `plan` has for each row the lengths of each segment's sentences."""
-    around = layout_of(tokenizer, layout)
-    ordinary = np.setdiff1d(np.arange(tokenizer.vocabulary_size), tokenizer.special_ids)
-    draw = np.random.default_rng(seed)
-    shape = (len(plan), length)
-    rows = {name: np.zeros(shape, np.int32) for name in NAMES}
-    rows["token_ids"][:] = tokenizer.pad_id or 0
-    for row, segments in enumerate(plan):
-        begin = 0
-        for number, sentences in enumerate(segments, 1):
-            ids = draw.choice(ordinary, sum(sentences))
-            numbers = np.repeat(np.arange(1, len(sentences) + 1), sentences)
-            ids = [*around.prefix, *ids, *around.suffix]
-            numbers = [*[0] * len(around.prefix), *numbers, *[0] * len(around.suffix)]
-            end = begin + len(ids)
-            if end > length:
-                break
-            here = (row, slice(begin, end))
-            rows["token_ids"][here], rows["sentence_ids"][here] = ids, numbers
-            rows["segment_ids"][here], rows["positions"][here] = number, np.arange(len(ids))
-            begin = end
-    return rows
-
-
-PLANS = st.lists(
-    st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=4), max_size=6), min_size=1, max_size=4
-)  # rows of segments of sentences' lengths
-SEEDS = st.integers(0, 2**31 - 1)
-
-
-def segments_of(ids, segment_ids, row: int) -> list[list[int]]:
-    """The tokens of each segment of a row, in order."""
-    ids, segment_ids = np.asarray(ids)[row], np.asarray(segment_ids)[row]
-    return [ids[segment_ids == number].tolist() for number in range(1, segment_ids.max(initial=0) + 1)]
