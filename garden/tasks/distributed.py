@@ -29,6 +29,9 @@ class DistributedModel(keras.Model):
     loss_factors: Mapping[str, float] = {"loss": 1.0}
     """The means that add up to the loss: each one's name, which is a metric's too, and the factor that it is added with."""
 
+    divisible: bool = True
+    """Whether a batch's losses are its rows' own, so that a step may compute some rows at a time."""
+
     def __init__(self, *, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
@@ -87,6 +90,10 @@ class DistributedModel(keras.Model):
         """
         if accumulate < 1:
             raise ValueError(f"accumulate: expected a number of parts of at least 1, got {accumulate}")
+        if accumulate > 1 and not self.divisible:
+            raise ValueError(
+                f"accumulate: a {type(self).__name__} tells each text from all others of its batch, which cannot be divided"
+            )
         self.accumulate, self.recompute = accumulate, recompute
         with self.distribute_strategy.scope():
             optimizer = keras.optimizers.get(optimizer)

@@ -49,6 +49,7 @@ class TextEmbedder(Task):
         others: see `Task`.
     """
 
+    divisible = False
     name_in_configs = "text-embedding"
     label_field = None
     answers_pairs = False

@@ -1,4 +1,4 @@
-"""Runs of so many tokens, with all that a long pre-training has: parts, recomputation, averages, and an interruption."""
+"""Runs of so many tokens, with another schedule, averages and an interruption."""
 
 import math
 
@@ -29,15 +29,12 @@ def config(tiny_bert, tiny_data):
                 "data": {"train": str(tiny_data["train"]), "validation": str(tiny_data["test"])},
                 "training": {
                     "tokens": TOKENS,
-                    "optimizer": "muon",
                     "betas": [0.9, 0.98],
                     "schedule": "wsd",
                     "warmup": 2,
                     "decay": 0.5,
                     "decay_shape": "sqrt",
                     "floor": 0.1,
-                    "accumulate": 2,
-                    "recompute": True,
                     "ema": 0.8,
                     "learning_rate": 0.01,
                     "batch_size": 16,
