@@ -62,7 +62,7 @@ def open_raw(path: str) -> BinaryIO:
     if not is_url(path):
         return open(path, "rb")
     system, inside = _file_system(path)
-    return system.GFile(path, "rb") if inside is None else system.open(inside, "rb")
+    return io.BufferedReader(_Remote(system.GFile(path, "rb"))) if inside is None else system.open(inside, "rb")
 
 
 def open_stream(path: str) -> io.BufferedReader:
@@ -77,7 +77,7 @@ def open_stream(path: str) -> io.BufferedReader:
         return io.BufferedReader(_Unpacked(file, path, unpacker), BUFFER)
     if isinstance(file, io.BufferedReader):
         return file
-    return io.BufferedReader(_Plain(file), BUFFER)
+    return io.BufferedReader(_Remote(file), BUFFER)
 
 
 def place(stream: io.BufferedReader, offset: int) -> str:
@@ -157,8 +157,8 @@ def _file_system(url: str) -> tuple[Any, str | None]:
     return tf.io.gfile, None
 
 
-class _Plain(io.RawIOBase):
-    """A file object that only reads, as a raw stream."""
+class _Raw(io.RawIOBase):
+    """A raw stream of a file that is closed with it."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -166,18 +166,29 @@ class _Plain(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
     def close(self) -> None:
         if not self.closed:
             self._file.close()
         super().close()
 
 
-class _Unpacked(_Plain):
+class _Remote(_Raw):
+    """The bytes of a file object that is no stream of Python's own."""
+
+    def readinto(self, buffer) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+
+class _Unpacked(_Raw):
     """The unpacked bytes of an archive of one or more members, each with a decompressor of its own."""
 
     def __init__(self, file: BinaryIO, path: str, unpacker: Callable[[], Any]):

@@ -156,6 +156,22 @@ def test_parquet(tmp_path):
         read(path, text="id")
 
 
+@pytest.mark.parametrize("url", ["memory:///tables/a.parquet", "ram://tables/a.parquet"])
+def test_parquet_behind_a_url(parquet_bytes, url):
+    import fsspec
+    import tensorflow as tf
+
+    if url.startswith("memory"):
+        fsspec.filesystem("memory").pipe("/tables/a.parquet", parquet_bytes)
+    else:
+        tf.io.gfile.makedirs("ram://tables")
+        with tf.io.gfile.GFile(url, "wb") as file:
+            file.write(parquet_bytes)
+    documents = list(read_documents(None, [url], name="table"))
+    assert len(documents) == 2000
+    assert documents[7].where == f"{url}, row 8"
+
+
 def test_parquet_texts_that_are_not_utf8(tmp_path):
     column = pa.array([b"a", b"\xff", b"c"]).cast(pa.binary()).view(pa.string())
     write_parquet(tmp_path / "a.parquet", pa.table({"text": column}))

@@ -150,6 +150,12 @@ def test_wikitext_as_prose():
     assert plain_text(PAGE) == PROSE
 
 
+def test_long_pages_are_parsed_in_pieces():
+    paragraph = "A [[link|word]] in ''many'' words" + " and more" * 20 + ".{{x}}"
+    page = "\n\n".join(f"<div>{number} {paragraph}" for number in range(1000))
+    assert plain_text(page).splitlines() == [plain_text(f"{number} {paragraph}") for number in range(1000)]
+
+
 def test_headings_and_lists_are_kept_on_demand():
     lines = plain_text(PAGE, headings=True, lists=True).splitlines()
     assert [line for line in lines if line in ("History", "Early", "Empty", "Last")] == ["History", "Early", "Last"]
