@@ -37,7 +37,6 @@ _WORDS: dict[str, Callable[[list[str]], str]] = {
     **dict.fromkeys(("nbsp", "space"), lambda _: " "),
 }
 
-_PIECE = 20_000  # characters that are parsed at a time, or a few more
 _ITEM, _HEADING = "\x02", "\x03"  # marks of lines; XML has neither character
 _TOKEN = re.compile(
     r"<!--|\{\{|\}\}|^[ \t:]*\{\||^[ \t]*\|\}(?!\})|<(/?)(" + "|".join(sorted(_DROPPED | _RAW)) + r")\b[^<>]*?(/?)>",
@@ -67,27 +66,12 @@ def plain_text(
     `namespaces` are the wiki's, from names in lower case to numbers. Raises ValueError for markup that cannot be parsed.
     """
     parser = library("mwparserfromhell", "wikitext")
-    prose = _Prose(parser.nodes, namespaces)
-    pieces = _pieces(_without_what_is_dropped(wikitext)) if cut else [wikitext]
     try:
-        marked = "".join("".join(prose.of(parser.parse(piece))) for piece in pieces)
+        code = parser.parse(_without_what_is_dropped(wikitext) if cut else wikitext)
     except (parser.parser.ParserError, RecursionError) as error:
         raise ValueError(f"the wikitext cannot be parsed: {error}") from None
-    marked = _STRAY_TAG.sub("", marked)
+    marked = _STRAY_TAG.sub("", "".join(_Prose(parser.nodes, namespaces).of(code)))
     return "\n".join(_kept_lines(_SWITCHES.sub("", marked), headings, lists))
-
-
-def _pieces(wikitext: str) -> Iterator[str]:
-    """Yields a long page piece by piece, cut at empty lines: the parser's time for unclosed markup grows with its square."""
-    held: list[str] = []
-    size = 0
-    for line in wikitext.splitlines(keepends=True):
-        held.append(line)
-        size += len(line)
-        if size > _PIECE and (line.isspace() or size > 4 * _PIECE):
-            yield "".join(held)
-            held, size = [], 0
-    yield "".join(held)
 
 
 class _Prose:
