@@ -24,10 +24,13 @@ class Embedding(keras.layers.Layer):
         # Gather from the float32 variable, then cast: its gradient stays a list of rows.
         return tf.cast(tf.gather(self.table.value, ids), self.compute_dtype)
 
-    def logits(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x @ table^T: [...,D] -> [...,V]."""
+    def logits(self, x: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns x @ table^T, plus a bias [V] where there is one: [...,D] -> [...,V]."""
         rows = tf.reshape(x, [-1, self.width])
         flat = tf.matmul(rows, tf.cast(self.table.value, x.dtype), transpose_b=True)
+        if bias is not None:
+            # No plain addition: oneDNN does this one inside the product.
+            flat = tf.nn.bias_add(flat, tf.cast(bias, x.dtype))
         return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [self.size]], axis=0))
 
     def get_config(self) -> dict:

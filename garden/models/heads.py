@@ -158,8 +158,7 @@ class VocabularyHead(Head):
             self.vocabulary_bias = self.add_weight(name="bias", shape=(self.config.vocab_size,), initializer="zeros")
 
     def call(self, outputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        logits = self._words().logits(self.transformed(outputs["sequence"]))
-        return logits + tf.cast(self.vocabulary_bias, logits.dtype) if self.bias else logits
+        return self._words().logits(self.transformed(outputs["sequence"]), self.vocabulary_bias if self.bias else None)
 
     def transformed(self, x: tf.Tensor) -> tf.Tensor:
         """What is multiplied by the table."""

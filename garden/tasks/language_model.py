@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from garden.tasks.entropy import VocabularyAccuracy, VocabularyEntropy
 from garden.tasks.inputs import is_prepared
 from garden.tasks.perplexity import Perplexity
 from garden.tasks.task import Task
@@ -43,10 +44,10 @@ class LanguageModel(Task):
     def default_loss(self) -> keras.losses.Loss:
         if self.label_smoothing:
             return SmoothedCrossentropy(self.label_smoothing)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return VocabularyEntropy()
 
     def default_metrics(self) -> list:
-        accuracy = keras.metrics.SparseCategoricalAccuracy(name=self.accuracy_name)
+        accuracy = VocabularyAccuracy(name=self.accuracy_name)
         return [accuracy, Perplexity()] if self.label_smoothing else [accuracy]
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -72,4 +73,6 @@ class LanguageModel(Task):
         """Returns labels [M], logits [M,V] and weights [M] of all rows' places in one line."""
         labels = tf.reshape(y, [-1])
         weights = tf.ones(tf.shape(labels)) if sample_weight is None else tf.cast(sample_weight, tf.float32)
-        return labels, tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32), tf.reshape(weights, [-1])
+        logits = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
+        # The task's own loss takes bfloat16 as it is; what others do in it is not known.
+        return labels, logits if self._entropy_loss else tf.cast(logits, tf.float32), tf.reshape(weights, [-1])
