@@ -151,7 +151,7 @@ def test_wikitext_as_prose():
 
 
 def test_tags_that_are_not_closed_are_no_text():
-    assert plain_text("<div class='x'>a <span>b</div> 1 < 2 > c</i>") == "a b 1 < 2 > c"
+    assert plain_text("<div class='x'>a <span>b</div> 1 < 2 > c</i>") == "a b\n1 < 2 > c"
 
 
 def test_headings_and_lists_are_kept_on_demand():
