@@ -169,7 +169,7 @@ MARKUP = """word [[ ]] {{ }} | {{lang| '' <ref> </ref> <ref/> <nowiki> </nowiki>
 &amp; &#1; <br> <math> </math> [http://a ] File: ( ) <b> </b> __TOC__ <div> </div> = <pre {{{ }}} </gallery>"""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(pieces=st.lists(st.sampled_from(MARKUP.split(" ")), max_size=25))
 def test_any_markup_is_read(pieces):
     plain_text(" ".join(pieces))
