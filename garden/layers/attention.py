@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from garden.layers.clusters import dropped_softmax, worthwhile
 from garden.layers.dropout import Dropout
 from garden.layers.normalization import RMSNorm
 from garden.layers.positions import rotate
@@ -235,11 +236,14 @@ class MultiHeadAttention(keras.layers.Layer):
             logits = tf.reshape(logits, [shape[0], self.heads, shape[1], tf.shape(key_BSKH)[1]])
         else:
             logits = tf.einsum("BTNH,BSNH->BNTS", query_BTNH, key_BSKH)
-        logits = tf.cast(logits, tf.float32)
-        if bias is not None:
-            logits += bias
-        probabilities = tf.cast(tf.nn.softmax(logits), self.compute_dtype)
-        probabilities = self.dropout(probabilities, training=training)
+        if bias is not None and bias.shape.is_fully_defined() and worthwhile(logits, training):
+            probabilities = dropped_softmax(logits, bias, **self.dropout.drawn())
+        else:
+            logits = tf.cast(logits, tf.float32)
+            if bias is not None:
+                logits += bias
+            probabilities = tf.cast(tf.nn.softmax(logits), self.compute_dtype)
+            probabilities = self.dropout(probabilities, training=training)
         if groups > 1:
             probabilities = tf.reshape(
                 probabilities, [shape[0], self.key_value_heads, groups, shape[1], tf.shape(key_BSKH)[1]]

@@ -7,9 +7,10 @@ import keras
 import tensorflow as tf
 
 from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention
+from garden.layers.clusters import residual_norm, worthwhile
 from garden.layers.dropout import Dropout
 from garden.layers.feed_forward import FeedForward
-from garden.layers.normalization import normalization
+from garden.layers.normalization import LayerNorm, normalization
 from garden.layers.recomputation import recomputable
 
 
@@ -34,6 +35,10 @@ class Residual(keras.layers.Layer):
 
     def leave(self, x: tf.Tensor, change: tf.Tensor, training: bool) -> tf.Tensor:
         """The stream after the path: x and its change joined."""
+        plain = self.pre_norm or not isinstance(self.norm, LayerNorm) or self.norm.bias is None
+        if not plain and x.dtype == self.compute_dtype and worthwhile(x, training):
+            norm = {"scale": self.norm.scale.value, "bias": self.norm.bias.value, "epsilon": self.norm.epsilon}
+            return residual_norm(x, change, **norm, **self.dropout.drawn())
         # A stream of float32 among parts of float16 keeps what float16 cannot hold.
         y = x + self.dropout(tf.cast(change, x.dtype), training=training)
         return y if self.pre_norm else self.norm(y)

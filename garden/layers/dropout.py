@@ -8,6 +8,7 @@ random state to save. Outside of it (a layer used by hand, a stock Keras model) 
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -103,10 +104,16 @@ class Dropout(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
             return x
-        step = _step.get()
-        seed = step.next() if step else tf.bitcast(tf.cast(self.seed_generator.next(), tf.uint32), tf.int32)
-        mask = tf.cast(keep_mask(tf.shape(x), seed, self.rate), x.dtype)
+        mask = tf.cast(keep_mask(tf.shape(x), self._next_seed(), self.rate), x.dtype)
         return x * (mask * tf.constant(1 / (1 - self.rate), x.dtype))
+
+    def drawn(self) -> dict[str, Any]:
+        """Returns the `seed` and `rate` of the next mask, for `clusters` that drop by themselves; nothing without dropout."""
+        return {"seed": self._next_seed(), "rate": self.rate} if self.rate else {}
+
+    def _next_seed(self) -> tf.Tensor:
+        step = _step.get()
+        return step.next() if step else tf.bitcast(tf.cast(self.seed_generator.next(), tf.uint32), tf.int32)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

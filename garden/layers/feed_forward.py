@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from garden.layers.activations import activation
+from garden.layers.clusters import elementwise, worthwhile
 from garden.layers.dropout import Dropout
 from garden.layers.projection import Dense, Projections
 
@@ -51,7 +52,8 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         inner, *values = self.inner(x)
-        inner = activation(self.activation_name)(inner)
+        function = activation(self.activation_name)
+        inner = elementwise(function)(inner) if worthwhile(inner, training) else function(inner)
         for value in values:
             inner *= value
         return self.outer(self.dropout(inner, training=training))
