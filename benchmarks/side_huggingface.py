@@ -3,6 +3,7 @@
 Fine-tuning is the plain PyTorch loop of Hugging Face's own course: texts tokenised beforehand, DataCollatorWithPadding
 (each batch padded to its longest text), AdamW without decay on biases and norms, linear schedule, gradients clipped at
 norm 1. `Trainer` makes the same calls and adds its callbacks and accelerate's wrapping, so the plain loop is the faster.
+Pre-training is the same loop over rows of grouped texts.
 Runs in the environment that reference.py makes.
 """
 
@@ -13,12 +14,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+)
 
+from benchmarks.masked_rows import MaskedRows
 from benchmarks.material import LABELS, reviews, text_batches
+from benchmarks.stepping import Stepping
 from benchmarks.turns import latencies, timed
 
 transformers.utils.logging.disable_progress_bar()
@@ -97,7 +106,9 @@ class FineTuning:
         trainings, first_step, tried = {}, {}, {}
         for name, variant in self._variants.items():
             transformers.set_seed(seed)
-            trainings[name] = _Training(variant, self._directory, self._learning_rate, warm_up + turns * steps)
+            trainings[name] = _Training(
+                variant, variant.model(self._directory), self._learning_rate, warm_up + turns * steps
+            )
             seconds = [timed(trainings[name].step, batch) for batch in batches[:warm_up]]
             first_step[name] = round(seconds[0], 3)
             # The first third is not counted: memory is taken and oneDNN's kernels are made then.
@@ -134,7 +145,7 @@ class FineTuning:
         transformers.set_seed(seed)
         loader = DataLoader(features, batch_size=self._batch_size, shuffle=True, collate_fn=self._collate)
         variant = self._variants[self._chosen]
-        training = _Training(variant, self._directory, self._learning_rate, epochs * len(loader))
+        training = _Training(variant, variant.model(self._directory), self._learning_rate, epochs * len(loader))
         begin = time.perf_counter()
         for _ in range(epochs):
             for batch in loader:
@@ -159,9 +170,8 @@ class FineTuning:
 class _Training:
     """A model, its optimiser and its schedule."""
 
-    def __init__(self, variant: Variant, directory: str, learning_rate: float, steps: int):
-        self.variant = variant
-        self.model = variant.model(directory).train()
+    def __init__(self, variant: Variant, model: torch.nn.Module, learning_rate: float, steps: int):
+        self.variant, self.model = variant, model.train()
         named = list(self.model.named_parameters())
         groups = [
             {"params": [weight for _, weight in named if weight.dim() > 1], "weight_decay": 0.01},
@@ -178,6 +188,41 @@ class _Training:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
+
+
+class PreTraining(Stepping):
+    """Trains a masked language model a few steps a turn: rows of grouped texts, no padding, hence no attention mask."""
+
+    def __init__(self, *, precision: str, threads: int, **options):
+        torch.set_num_threads(threads)
+        self._variants = TRAINING[precision]
+        self.variants = tuple(self._variants)
+        super().__init__(**options)
+
+    def stepper(self, variant: str):
+        transformers.set_seed(self.seed)
+        settings = self._variants[variant]
+        config = transformers.BertConfig(
+            vocab_size=self.vocabulary_size,
+            hidden_size=self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.inner_width,
+        )
+        model = AutoModelForMaskedLM.from_config(
+            config,
+            attn_implementation=settings.attention,
+            dtype=torch.bfloat16 if settings.bfloat16 == "weights" else torch.float32,
+        )
+        training = _Training(settings, model, self.learning_rate, 1_000)
+        batches = map(_masked, self.rows.batches(self.batch_rows))
+        return lambda: training.step(next(batches))
+
+
+def _masked(rows: MaskedRows) -> dict[str, torch.Tensor]:
+    labels = np.full(rows.token_ids.shape, -100, np.int64)
+    np.put_along_axis(labels, rows.mask_positions, rows.mask_ids, axis=1)
+    return {"input_ids": torch.from_numpy(rows.token_ids.astype(np.int64)), "labels": torch.from_numpy(labels)}
 
 
 class Classification:

@@ -280,7 +280,7 @@ def test_attention_reports_a_ratio(tmp_path, capsys):
 
 
 def test_a_missing_reference_environment_is_one_line(monkeypatch, tmp_path, tiny_bert, capsys):
-    monkeypatch.setattr(reference, "ENVIRONMENT", tmp_path / "nowhere")
+    monkeypatch.setattr(reference, "HERE", tmp_path / "nowhere")
     assert finetune.main(["--model", str(tiny_bert)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -306,7 +306,7 @@ def test_bad_options_are_one_line(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["reference.py", "finetune.py", "serve.py"])
+@pytest.mark.parametrize("script", ["reference.py", "finetune.py", "pretrain.py", "serve.py"])
 def test_scripts_start_from_anywhere(script, tmp_path):
     path = Path(reference.__file__).with_name(script)
     run = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True, text=True)
