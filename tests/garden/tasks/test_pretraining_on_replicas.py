@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("pretraining_worker.py")
 
 
