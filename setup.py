@@ -58,6 +58,8 @@ EXTRAS = {
     ],
     "hub": HUB,
     "corpora": CORPORA,
+    # Moves protobuf to 6 and pyarrow to 25: best in an environment of its own.
+    "beam": ["apache-beam>=2.70,<3"],
     "models-official": ["tf-models-official>=2.20,<2.21"],
 }
 

@@ -21,7 +21,7 @@ import click
 from garden.commands import JSON, declare, log_to_stderr, print_json
 from garden.corpus_commands import corpus
 
-BAD_INPUT = (ValueError, TypeError, OSError)
+BAD_INPUT = (ValueError, TypeError, OSError, ImportError)
 BAD_INPUT_EXIT = 2
 _LINES_AT_ONCE = 64
 

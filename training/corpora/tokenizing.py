@@ -71,7 +71,7 @@ def tokenise(
     documents = np.cumsum(lengths + 1) - lengths - 1
     joined = "\n".join(texts)  # one search through all of them
     starts = np.union1d(documents, sentence_starts(joined))
-    if _cuts_at_spaces(tokenizer):
+    if _parts_at(tokenizer, joined, starts):
         # Sentences are texts of their own: that costs nothing, where places in the text cost as much as the ids.
         ends = [*starts[1:].tolist(), len(joined)]
         ids = _ids(tokenizer, [joined[begin:end] for begin, end in zip(starts.tolist(), ends, strict=True)])
@@ -93,12 +93,19 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> tf.RaggedTensor:
     return tokenizer._run(strings, None, None, "longest_first", False, spans=False).token_ids
 
 
+def _parts_at(tokenizer: Tokenizer, text: str, starts: np.ndarray) -> bool:
+    """Returns whether the tokens of a text that is parted at `starts` are those of its parts."""
+    cutter = _first_cutter(tokenizer)
+    if cutter == "WhitespaceSplit":  # BERT's cuts at punctuation too, behind which sentences without spaces begin
+        return all(text[start - 1].isspace() or text[start : start + 1].isspace() for start in starts[1:].tolist())
+    return cutter == "BertPreTokenizer"
+
+
 @functools.lru_cache(maxsize=8)
-def _cuts_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Returns whether a text's tokens are those of its parts between spaces, wherever it is parted."""
+def _first_cutter(tokenizer: Tokenizer) -> str | None:
     section = json.loads(tokenizer._to_files()["tokenizer.json"])["pre_tokenizer"] or {}
     first, *_ = section.get("pretokenizers") or [section]
-    return first.get("type") in ("BertPreTokenizer", "WhitespaceSplit")
+    return first.get("type")
 
 
 def _split(ids: tf.RaggedTensor, begins: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray | None]]:

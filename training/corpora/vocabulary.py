@@ -285,7 +285,11 @@ def _unigram(blocks: _Blocks, alphabet: list[str], size: int, template: str, low
     trainer = trainers.UnigramTrainer(vocab_size=size - outside, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(blocks(), trainer)
     learnt = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
-    pieces = [*((token, 0.0) for token in roles.values()), *_settled(learnt), *((token, 0.0) for token in sentinels)]
+    pieces = [
+        *((token, 0.0) for token in roles.values()),
+        *_settled(learnt, size - outside),
+        *((token, 0.0) for token in sentinels),
+    ]
     ids = {piece: number for number, (piece, _) in enumerate(pieces)}
     tokenizer = _rebuilt(tokenizer, models.Unigram(pieces, unk_id=ids["<unk>"]), [*roles.values(), *sentinels])
     tokenizer.decoder = decoders.Metaspace()
@@ -299,14 +303,16 @@ def _unigram(blocks: _Blocks, alphabet: list[str], size: int, template: str, low
     return json.loads(tokenizer.to_str()), config, {}
 
 
-def _settled(learnt: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _settled(learnt: list[tuple[str, float]], most: int) -> list[tuple[str, float]]:
     """Returns pieces in order of their scores, without what depends on the order of a hash table: the last digits of sums, and
-    which of the characters that no text needs as pieces has the lowest score."""
+    which of the characters that no text needs as pieces has the lowest score. Characters come before other pieces among the
+    `most` that are kept: the trainer gives more than it is asked for where there is room for characters only."""
     floor = min(score for _, score in learnt)
     singles = sum(len(piece) == 1 for piece, _ in learnt)
     above = floor + 1e-4 * (singles + 1)  # the trainer counts up from the floor in steps of 0.0001
     settled = [(piece, round(floor if len(piece) == 1 and score < above else score, 6)) for piece, score in learnt]
-    return sorted(settled, key=lambda item: (-item[1], item[0]))
+    kept = sorted(settled, key=lambda item: (len(item[0]) > 1, -item[1], item[0]))[:most]
+    return sorted(kept, key=lambda item: (-item[1], item[0]))
 
 
 # ---- Parts of tokenizer.json -------------------------------------------------------------------------------------
