@@ -27,17 +27,21 @@ class Length:
     most: int
 
 
-def length_of(training: TrainingConfig, *, per_pass: int, tokens_per_step) -> Length:
+def length_of(training: TrainingConfig, *, per_pass: int | None, tokens_per_step) -> Length:
     """Returns a run's length in steps.
 
     A run of so many tokens ends at the first step at which it has had them (`callbacks.TokenBudget`), which is about the step
     that is planned: real tokens differ from batch to batch.
 
     Args:
-        per_pass: steps in a pass over the training data.
+        per_pass: steps in a pass over the training data; None where that is not known.
         tokens_per_step: called for the real tokens of a step in the mean, where they are wanted.
     """
     if training.tokens is None:
+        if training.steps is None and per_pass is None:
+            raise ValueError(
+                "training: a corpus that is read as the training goes has no known length; give steps or tokens, not epochs"
+            )
         steps = training.steps or max(round((training.epochs or DEFAULT_EPOCHS) * per_pass), 1)
         return Length(steps, steps)
     per_step = max(tokens_per_step(), 1.0)

@@ -106,17 +106,13 @@ class LogMetrics(_StepCallback):
         return next(float(metric.result()) for metric in self.model.metrics if metric.name == "real_tokens")
 
 
-def flat_metrics(model: Task) -> list[keras.metrics.Metric]:
-    """Returns a compiled model's metrics, each by itself."""
-    return [inner for metric in model.metrics for inner in (getattr(metric, "metrics", None) or [metric])]
-
-
 class Validate(_StepCallback):
     """Validates every few steps and after the last, keeps the best weights, and ends a run that gets no better.
 
     Args:
         examples: what to validate with, or a dataset of prepared batches.
-        best_metric: which of the model's metrics says what is best; names that end in "loss" or "error" are best when low.
+        best_metric: which of the model's metrics says what is best; names that end in "loss", "error" or "perplexity" are best
+            when low.
         keep_best: called with the step of weights that are the best so far.
         patience: validations without a better one before training stops; None: never.
         log: is told when validation takes place.
@@ -141,7 +137,7 @@ class Validate(_StepCallback):
         self._data: Any = examples
         self.every, self.total, self.patience, self.keep_best = every, total, patience, keep_best
         self.name = f"validation_{best_metric}"
-        self._sign = -1 if best_metric.endswith(("loss", "error")) else 1
+        self._sign = -1 if best_metric.endswith(("loss", "error", "perplexity")) else 1
         self.best_step: int | None = None
         self._best, self._waited = -math.inf, 0
         for line in metrics.lines:  # of an interrupted run

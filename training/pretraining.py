@@ -6,9 +6,12 @@ batch that would have come next. Shapes: B rows of a batch, T places of a row.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks import Task
+from garden.tokenizers import Tokenizer
 from training.config import RunConfig
+from training.corpora.config import read_corpus_config
 from training.corpora.mixture import RowOrder
 from training.corpora.store import Corpus
+from training.corpora.streaming import StreamedRows
 from training.corpora.tokenizing import fingerprint, layout_of
 from training.objectives import OBJECTIVES, objective
 from training.paths import located
@@ -28,6 +34,7 @@ logger = logging.getLogger(__name__)
 NATURAL = {"masked-lm-with-pairs": "next-sentence", "text-embedding": "contrastive"}
 """The objective of a task whose name is another's, where a config names none; of seq2seq-lm see `objective_name`."""
 
+Rows = dict[str, np.ndarray]
 ROW = ("token_ids", "segment_ids", "positions", "sentence_ids")
 
 
@@ -50,91 +57,60 @@ def objective_name(config: RunConfig) -> str:
 
 
 class CorpusBatches:
-    """The batches of a run that learns from a built corpus.
+    """The batches of a run that learns from a corpus; a subclass says where rows come from.
 
-    Raises FileNotFoundError and ValueError, one line each, for a directory that is no corpus, and for one of another tokenizer,
-    layout or length than the run wants.
+    Raises FileNotFoundError and ValueError, one line each, for what is no corpus, and for one that does not suit the run.
     """
 
-    def __init__(self, config: RunConfig, model: Task, corpus: Corpus):
-        self.corpus = corpus
-        self.batch_size, self.seed = config.training.batch_size, config.training.seed
-        name = objective_name(config)
+    per_pass: int | None = None
+    """Steps in which as many rows are drawn as the corpus has; None where nobody has counted them."""
+
+    def __init__(self, config: RunConfig, model: Task, length: int):
+        self.name = objective_name(config)
+        self.path = config.data.corpus
+        self.batch_size, self.seed, self.length = config.training.batch_size, config.training.seed, length
         options = {key: value for key, value in config.objective.items() if key != "name"}
-        self.objective = objective(name, model.tokenizer, **options).for_task(model)
-        self._check(config, model, name)
-        index = self.corpus.index
-        weights = config.data.weights or index.weights
-        unknown = [source for source in weights if source not in self.corpus.sources("train")]
-        if unknown and config.data.weights:
-            known = ", ".join(self.corpus.sources("train"))
-            raise ValueError(f'data.weights: the corpus has no source "{unknown[0]}"; it has {known}')
-        temperature = config.data.temperature or index.temperature
-        self._order = RowOrder(self.corpus.sources("train"), seed=self.seed, weights=weights, temperature=temperature)
-
-    def _check(self, config: RunConfig, model: Task, name: str) -> None:
-        index, where = self.corpus.index, config.data.corpus
-        if fingerprint(model.tokenizer) != index.tokenizer:
+        self.objective = objective(self.name, model.tokenizer, **options)
+        asked, longest = config.training.sequence_length, model.backbone.config.longest
+        if asked is not None and asked != length:
             raise ValueError(
-                f"{where}: built with another tokenizer ({index.vocabulary_size:,} tokens) than the model's "
-                f"({model.tokenizer.vocabulary_size:,}); build the corpus again with tokenizer: the model's directory"
+                f"training.sequence_length: {asked}, and the rows of {self.path} have {length} places; leave it out, or make "
+                "the corpus's the same"
             )
-        wanted = layout_of(model.tokenizer, self.objective.layout)
-        if wanted != index.layout:
-            raise ValueError(
-                f'{where}: built with layout "{index.layout.name}", and objective "{name}" reads "{wanted.name}"; '
-                f"build the corpus again with layout: {wanted.name}"
-            )
-        length = config.training.sequence_length
-        if length is not None and length != index.sequence_length:
-            raise ValueError(
-                f"training.sequence_length: {length}, and the rows of {where} have {index.sequence_length} places; leave it "
-                "out, or build the corpus again"
-            )
-        longest = model.backbone.config.longest
-        if longest and index.sequence_length > longest:
-            raise ValueError(
-                f"{where}: rows of {index.sequence_length} places, the network has positions for {longest}"
-            )
-
-    @property
-    def per_pass(self) -> int:
-        """Steps in which as many rows are drawn as the corpus has."""
-        return max(-(-self.corpus.rows("train") // self.batch_size), 1)
+        if longest and length > longest:
+            raise ValueError(f"{self.path}: rows of {length} places, the network has positions for {longest}")
 
     @property
     def tokens_per_step(self) -> float:
         """Real places of a batch, in the mean."""
-        return self.batch_size * self.corpus.tokens("train") / max(self.corpus.rows("train"), 1)
+        return self.batch_size * self.length
+
+    def rows(self, first: int) -> Iterator[Rows]:
+        """Yields the batches of rows without end, from step `first` on."""
+        raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from")
+
+    def held_out(self, rows: int | None) -> list[Rows] | Iterator[Rows] | None:
+        """Returns batches of held-out rows, `rows` at most, always the same; None without any."""
+        raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from")
 
     def training(self, first: int = 0) -> tf.data.Dataset:
         """Returns the endless batches (x, y, weights) from step `first` on."""
-
-        def batches() -> Iterator[dict[str, np.ndarray]]:
-            step = first
-            while True:
-                draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-                yield self.corpus.batch("train", self._order.numbers(draws))
-                step += 1
-
-        return self._made(batches, self.seed, first)
+        return self._made(lambda: self.rows(first), self.seed, first, rows=self.batch_size)
 
     def validation(self, rows: int | None = None) -> tf.data.Dataset | None:
         """Returns batches of held-out rows, `rows` at most, always the same and with the same masks; None without any."""
-        count = self.corpus.rows("validation")
-        if not count:
+        if self.held_out(rows) is None:
             return None
-        # What is first in a shard is of one kind: a random choice is of all.
-        numbers = RowOrder({"all": count}, seed=0).numbers(np.arange(min(count, rows or count)))
+        count = sum(1 for _ in self.held_out(rows))
+        data = self._made(lambda: iter(self.held_out(rows)), 0, 0)
+        # Keras warns of data that end where it had not been told of their length.
+        return data.apply(tf.data.experimental.assert_cardinality(count))
 
-        def batches() -> Iterator[dict[str, np.ndarray]]:
-            for begin in range(0, len(numbers), self.batch_size):
-                yield self.corpus.batch("validation", numbers[begin : begin + self.batch_size])
-
-        return self._made(batches, 0, 0)
-
-    def _made(self, batches, seed: int, first: int) -> tf.data.Dataset:
-        signature = {name: tf.TensorSpec([None, self.corpus.index.sequence_length], tf.int32) for name in ROW}
+    def _made(
+        self, batches: Callable[[], Iterator[Rows]], seed: int, first: int, rows: int | None = None
+    ) -> tf.data.Dataset:
+        # Shapes that are known let the training step take its compiled clusters.
+        signature = {name: tf.TensorSpec([rows, self.length], tf.int32) for name in ROW}
         learn = tf.autograph.experimental.do_not_convert(
             lambda step, rows: self.objective(rows, tf.stack([seed, tf.cast(step, tf.int32)]))
         )
@@ -142,22 +118,115 @@ class CorpusBatches:
         return data.map(learn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
     def report(self, model: Task) -> dict[str, Any] | None:
-        """Returns a language model's loss and metrics on all held-out rows; None without any.
-
-        Of causal language models `bits_per_byte` too: what a byte of the held-out texts (UTF-8) is compressed to.
-        """
+        """Returns a language model's loss and metrics on all held-out rows; None without any."""
         data = self.validation()
         if data is None:
             return None
         results = model.evaluate(data, verbose=0, return_dict=True)
         results = {name: float(value) for name, value in results.items() if name != "real_tokens_per_second"}
-        shards = self.corpus.index.of_split("validation")
-        given = {"task": model.name_in_configs, "rows": self.corpus.rows("validation")}
+        return {"task": model.name_in_configs, **results}
+
+
+class BuiltBatches(CorpusBatches):
+    """The batches of a built corpus: any step's at once."""
+
+    def __init__(self, config: RunConfig, model: Task):
+        self.corpus = Corpus(located(config.data.corpus))
+        index = self.corpus.index
+        super().__init__(config, model, index.sequence_length)
+        if fingerprint(model.tokenizer) != index.tokenizer:
+            raise ValueError(
+                f"{self.path}: built with another tokenizer ({index.vocabulary_size:,} tokens) than the model's "
+                f"({model.tokenizer.vocabulary_size:,}); build the corpus again with tokenizer: the model's directory"
+            )
+        wanted = layout_of(model.tokenizer, self.objective.layout)
+        if wanted != index.layout:
+            raise ValueError(
+                f'{self.path}: built with layout "{index.layout.name}", and objective "{self.name}" reads "{wanted.name}"; '
+                f"build the corpus again with layout: {wanted.name}"
+            )
+        sizes = self.corpus.sources("train")
+        weights = config.data.weights or index.weights
+        unknown = [source for source in config.data.weights or () if source not in sizes]
+        if unknown:
+            raise ValueError(f'data.weights: the corpus has no source "{unknown[0]}"; it has {", ".join(sizes)}')
+        if not self.corpus.rows("train"):
+            raise ValueError(f"{self.path}: the corpus has no rows to train on")
+        temperature = config.data.temperature or index.temperature
+        self._order = RowOrder(sizes, seed=self.seed, weights=weights, temperature=temperature)
+        self.per_pass = -(-self.corpus.rows("train") // self.batch_size)
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.batch_size * self.corpus.tokens("train") / self.corpus.rows("train")
+
+    def rows(self, first: int) -> Iterator[Rows]:
+        for step in itertools.count(first):
+            draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            yield self.corpus.batch("train", self._order.numbers(draws))
+
+    def held_out(self, rows: int | None) -> Iterator[Rows] | None:
+        count = self.corpus.rows("validation")
+        if not count:
+            return None
+        # The first rows of a shard are of one kind: a random choice is of all.
+        numbers = RowOrder({"all": count}, seed=0).numbers(np.arange(min(count, rows or count)))
+        parts = np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
+        return (self.corpus.batch("validation", part) for part in parts)
+
+    def report(self, model: Task) -> dict[str, Any] | None:
+        """As every corpus's; of causal language models `bits_per_byte` too: what a byte of the held-out texts (UTF-8) takes."""
+        results = super().report(model)
+        if results is None:
+            return None
+        results["rows"] = self.corpus.rows("validation")
         if self.objective.layout == "causal":
-            targets = sum(float(tf.reduce_sum(weights)) for _, _, weights in data)
-            size = sum(shard.text_bytes for shard in shards)
+            targets = sum(float(tf.reduce_sum(weights)) for _, _, weights in self.validation())
+            size = sum(shard.text_bytes for shard in self.corpus.index.of_split("validation"))
             results["bits_per_byte"] = results["loss"] * targets / math.log(2) / max(size, 1)
-        return given | results
+        return results
+
+
+class StreamedBatches(CorpusBatches):
+    """The batches of a corpus config, whose files are read as the training goes."""
+
+    def __init__(self, config: RunConfig, model: Task):
+        path = located(config.data.corpus)
+        corpus = read_corpus_config(path)
+        super().__init__(config, model, corpus.sequence_length)
+        directory = config.model.tokenizer or config.model.pretrained
+        # As in built corpora, a special token that a text happens to spell is text.
+        tokenizer = Tokenizer.from_pretrained(located(directory), split_special_tokens=True)
+        weights = config.data.weights or {}
+        unknown = [name for name in weights if name not in [source.name for source in corpus.sources]]
+        if unknown:
+            known = ", ".join(source.name for source in corpus.sources)
+            raise ValueError(f'data.weights: the corpus has no source "{unknown[0]}"; it has {known}')
+        sources = [
+            dataclasses.replace(source, weight=weights.get(source.name, source.weight)) for source in corpus.sources
+        ]
+        corpus = dataclasses.replace(corpus, sources=sources, temperature=config.data.temperature or corpus.temperature)
+        layout = layout_of(model.tokenizer, self.objective.layout)
+        self._rows = StreamedRows(corpus, tokenizer, layout, seed=self.seed)
+        self._most = config.data.validation_rows
+
+    def rows(self, first: int) -> Iterator[Rows]:
+        if first:
+            logger.info("reading again the rows of %d steps", first)
+        return itertools.islice(self._rows.training(self.batch_size), first, None)
+
+    @functools.cached_property
+    def _held_out(self) -> list[Rows]:
+        return self._rows.validation(self.batch_size, self._most)
+
+    def held_out(self, rows: int | None) -> list[Rows] | None:
+        return self._held_out or None
+
+
+def corpus_batches(config: RunConfig, model: Task) -> CorpusBatches:
+    """Returns the batches of a run with `data.corpus`; errors as `CorpusBatches`."""
+    streamed = located(config.data.corpus).suffix in (".yaml", ".yml")
+    return (StreamedBatches if streamed else BuiltBatches)(config, model)
 
 
 def check_objective(config: RunConfig) -> None:

@@ -17,9 +17,8 @@ import tensorflow as tf
 
 from garden.tasks import TASKS, Examples, Task, read_examples
 from training.budget import counted_tokens, length_of
-from training.callbacks import Checkpoints, LogMetrics, SaveState, TokenBudget, Validate, flat_metrics
+from training.callbacks import Checkpoints, LogMetrics, SaveState, TokenBudget, Validate
 from training.config import RunConfig, TrainingConfig
-from training.corpora.store import Corpus
 from training.models import build_task
 from training.optimizers import optimizer
 from training.output import (
@@ -34,7 +33,7 @@ from training.output import (
     write_whole,
 )
 from training.paths import located
-from training.pretraining import CorpusBatches, check_objective
+from training.pretraining import check_objective, corpus_batches
 from training.reports import report
 from training.schedules import schedule
 from training.strategy import is_chief, strategy
@@ -63,12 +62,11 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     keras.utils.set_random_seed(config.training.seed)
     train, validation, test = read_data(config) if config.data.corpus is None else (None, None, None)
     check_objective(config)
-    corpus = None if config.data.corpus is None else Corpus(located(config.data.corpus))
-    per_pass = -(-(len(train) if corpus is None else corpus.rows("train")) // config.training.batch_size)
     with devices.scope():
         model = build_task(config, train)
     _check_class_weight(model, config.training.class_weight)
-    rows = None if corpus is None else CorpusBatches(config, model, corpus)
+    rows = None if config.data.corpus is None else corpus_batches(config, model)
+    per_pass = rows.per_pass if rows else -(-len(train) // config.training.batch_size)
     length = length_of(
         config.training,
         per_pass=per_pass,
@@ -105,7 +103,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
                 validation,
                 metrics,
                 log,
-                every=config.training.validation_steps or per_pass,
+                every=config.training.validation_steps or per_pass or max(total // 20, 1),
                 total=total,
                 first=first,
                 batch_size=config.training.batch_size,
@@ -213,7 +211,7 @@ def training_batches(model: Task, examples: Examples, config: RunConfig) -> tf.d
 
 def best_metric(model: Task, config: RunConfig) -> str:
     """Returns the metric that says which weights are best: the config's, or accuracy where the task has it, else loss."""
-    known = [metric.name for metric in flat_metrics(model) if metric.name != "real_tokens"]
+    known = [name for name in model.get_metrics_result() if name != "real_tokens_per_second"]
     name = config.training.best_metric or ("accuracy" if "accuracy" in known else "loss")
     if name not in known:
         raise ValueError(f'training.best_metric: "{name}" is not a metric of this task; known: {", ".join(known)}')

@@ -6,7 +6,7 @@ report.json              what was read, dropped and why
 
 All records have one size, so that row i lies at a known place: training takes rows in any order without a table of offsets,
 and resumes at any step at once. A record is T token ids (uint16 where the vocabulary allows, else uint32, little endian), three
-sets of T bits (here begins a segment, here begins a sentence, here stands a special token) and the number of real places (uint32).
+sets of T bits (where segments begin, where sentences begin, where special tokens stand) and the number of real places (uint32).
 Shapes: R rows, T places of a row.
 """
 
