@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_TURN = [
-    pytest.param(page, marks=pytest.mark.slow if page.name in ("serving.md", "tasks.md", "training.md") else ())
+    pytest.param(
+        page, marks=pytest.mark.slow if page.name in ("corpora.md", "serving.md", "tasks.md", "training.md") else ()
+    )
     for page in PAGES
 ]
 """The pages with the longest commands take minutes."""
@@ -45,6 +47,12 @@ def place(tmp_path_factory, tiny_bert, tiny_data) -> Path:
         output: runs/sentiment
     """
     (place / "configs" / "sentiment.yaml").write_text(config, encoding="utf-8")
+    corpus = """
+        sources: [{name: mine, paths: [train.jsonl]}]
+        sequence_length: 32
+        output: corpora/mine
+    """
+    (place / "configs" / "corpus.yaml").write_text(corpus, encoding="utf-8")
     for name in ("train.jsonl", "test.jsonl"):
         (place / name).write_bytes(tiny_data[name.removesuffix(".jsonl")].read_bytes())
     (place / "path" / "to").mkdir(parents=True)
