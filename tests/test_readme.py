@@ -47,12 +47,7 @@ def place(tmp_path_factory, tiny_bert, tiny_data) -> Path:
         output: runs/sentiment
     """
     (place / "configs" / "sentiment.yaml").write_text(config, encoding="utf-8")
-    corpus = """
-        sources: [{name: mine, paths: [train.jsonl]}]
-        sequence_length: 32
-        output: corpora/mine
-    """
-    (place / "configs" / "corpus.yaml").write_text(corpus, encoding="utf-8")
+    _write_corpus_configs(place / "configs")
     for name in ("train.jsonl", "test.jsonl"):
         (place / name).write_bytes(tiny_data[name.removesuffix(".jsonl")].read_bytes())
     (place / "path" / "to").mkdir(parents=True)
@@ -60,6 +55,30 @@ def place(tmp_path_factory, tiny_bert, tiny_data) -> Path:
     _write_language_models(place / "path" / "to", tiny_bert)
     run(place, "garden train configs/sentiment.yaml")
     return place
+
+
+def _write_corpus_configs(place: Path) -> None:
+    """Configs of corpora and of a run on one, under the names that the pages use."""
+    for name, output in (("corpus", "mine"), ("corpus_wordnet", "wordnet")):
+        config = f"""
+            sources: [{{name: mine, paths: [train.jsonl]}}]
+            tokenizer: corpora/wordnet-vocabulary
+            sequence_length: 32
+            validation_share: 0.1
+            output: corpora/{output}
+        """
+        (place / f"{name}.yaml").write_text(config, encoding="utf-8")
+    run_config = """
+        task: masked-lm
+        model:
+          family: bert
+          tokenizer: corpora/wordnet-vocabulary
+          config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+        data: {corpus: corpora/wordnet}
+        training: {steps: 2, batch_size: 4}
+        output: runs/bert-tiny
+    """
+    (place / "pretrain_bert_tiny.yaml").write_text(run_config, encoding="utf-8")
 
 
 def _write_language_models(place: Path, tiny_bert: Path) -> None:
