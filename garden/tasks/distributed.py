@@ -140,13 +140,21 @@ class DistributedModel(keras.Model):
         """Returns what `_gradients` does, computed with some of the rows at a time."""
         # Of this pass only the weights are used, so that the graph leaves out everything that they do not depend on.
         totals = self._total_weights(self._predicted(*keras.utils.unpack_x_y_sample_weight(data))[1])
-        rows = tf.shape(tf.nest.flatten(data)[0])[0]
+        first = tf.nest.flatten(data)[0]
+        rows, known = tf.shape(first)[0], first.shape[0]
         parts = tf.clip_by_value(rows, 1, self.accumulate)
+        even = known and known % self.accumulate == 0
         without: list[int] = []
 
+        def slice_of(values, part):
+            if values is None:
+                return None
+            some = values[rows * part // parts : rows * (part + 1) // parts]
+            # Known shapes make faster steps.
+            return tf.ensure_shape(some, [known // self.accumulate, *values.shape[1:]]) if even else some
+
         def add(part, loss, sums):
-            begin, end = rows * part // parts, rows * (part + 1) // parts
-            rows_of_part = tf.nest.map_structure(lambda values: None if values is None else values[begin:end], data)
+            rows_of_part = tf.nest.map_structure(lambda values: slice_of(values, part), data)
             more, gradients = self._gradients(rows_of_part, totals, part, parts)
             without[:] = [index for index, gradient in enumerate(gradients) if gradient is None]
             return part + 1, loss + more, [_added(*pair) for pair in zip(sums, gradients, strict=True)]
