@@ -14,7 +14,7 @@ import pytest
 
 from garden.cli import run_command
 
-COMMANDS = ("train", "evaluate", "predict", "export", "serve", "convert", "info")
+COMMANDS = ("train", "evaluate", "predict", "export", "serve", "convert", "info", "corpus")
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")
 }

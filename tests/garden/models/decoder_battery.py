@@ -50,7 +50,8 @@ def with_head(directory: Path, dtype: str | None = None):
     with open_weights(directory, family) as weights:
         trained = {name: kind.trained_in(weights, backbone.config) for name, kind in family.heads.items()}
         assert trained[task]
-        others = {name for name, there in trained.items() if there} - {task}
+        # Vectors of texts take no weights of their own: every checkpoint serves them.
+        others = {name for name, there in trained.items() if there} - {task, "text-embedding"}
         assert not others - ({"causal-lm"} if backbone.config.tie_word_embeddings else set())
         load_weights(backbone, {"head": head}, weights, strict=True)
     return backbone, head

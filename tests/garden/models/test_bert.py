@@ -243,6 +243,6 @@ def test_a_head_of_another_size_is_refused():
 
 def test_a_checkpoint_of_several_heads_names_the_task_to_take():
     family = FAMILIES[0]
-    assert family.tasks_named(huggingface.read_config(BERT / "pretraining_old")) == ["masked-lm"]
+    assert family.tasks_named(huggingface.read_config(BERT / "pretraining_old")) == ["masked-lm-with-pairs"]
     assert family.tasks_named(huggingface.read_config(BERT / "classifier")) == ["text-classification"]
     assert family.tasks_named({}) == []
