@@ -12,7 +12,7 @@ WORKER = Path(__file__).with_name("steps_worker.py")
 
 
 @pytest.mark.parametrize(
-    "name", ["muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adamw", "lamb", "adafactor"))]
+    "name", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lamb", "adafactor", "muon"))]
 )
 def test_two_replicas_are_one_device(name, still_bert, tiny_data):
     result = subprocess.run(
