@@ -11,8 +11,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +69,7 @@ class CorpusBatches:
         self.path = config.data.corpus
         self.batch_size, self.seed, self.length = config.training.batch_size, config.training.seed, length
         options = {key: value for key, value in config.objective.items() if key != "name"}
-        self.objective = objective(self.name, model.tokenizer, **options)
+        self.objective = objective(self.name, model.tokenizer, **options).for_task(model)
         asked, longest = config.training.sequence_length, model.backbone.config.longest
         if asked is not None and asked != length:
             raise ValueError(
@@ -89,9 +88,13 @@ class CorpusBatches:
         """Yields the batches of rows without end, from step `first` on."""
         raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from")
 
-    def held_out(self, rows: int | None) -> list[Rows] | Iterator[Rows] | None:
-        """Returns batches of held-out rows, `rows` at most, always the same; None without any."""
+    def held_out(self, rows: int | None) -> Sequence[Any]:
+        """Returns what `held_out_batch` makes batches of: of held-out rows, `rows` at most, always the same."""
         raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from")
+
+    def held_out_batch(self, part: Any) -> Rows:
+        """Returns one of the batches of `held_out`."""
+        return part
 
     def training(self, first: int = 0) -> tf.data.Dataset:
         """Returns the endless batches (x, y, weights) from step `first` on."""
@@ -99,12 +102,12 @@ class CorpusBatches:
 
     def validation(self, rows: int | None = None) -> tf.data.Dataset | None:
         """Returns batches of held-out rows, `rows` at most, always the same and with the same masks; None without any."""
-        if self.held_out(rows) is None:
+        parts = self.held_out(rows)
+        if not len(parts):
             return None
-        count = sum(1 for _ in self.held_out(rows))
-        data = self._made(lambda: iter(self.held_out(rows)), 0, 0)
+        data = self._made(lambda: map(self.held_out_batch, parts), 0, 0)
         # Keras warns of data that end where it had not been told of their length.
-        return data.apply(tf.data.experimental.assert_cardinality(count))
+        return data.apply(tf.data.experimental.assert_cardinality(len(parts)))
 
     def _made(
         self, batches: Callable[[], Iterator[Rows]], seed: int, first: int, rows: int | None = None
@@ -147,9 +150,7 @@ class BuiltBatches(CorpusBatches):
             )
         sizes = self.corpus.sources("train")
         weights = config.data.weights or index.weights
-        unknown = [source for source in config.data.weights or () if source not in sizes]
-        if unknown:
-            raise ValueError(f'data.weights: the corpus has no source "{unknown[0]}"; it has {", ".join(sizes)}')
+        _check_weights(config, sizes)
         if not self.corpus.rows("train"):
             raise ValueError(f"{self.path}: the corpus has no rows to train on")
         temperature = config.data.temperature or index.temperature
@@ -165,14 +166,16 @@ class BuiltBatches(CorpusBatches):
             draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
             yield self.corpus.batch("train", self._order.numbers(draws))
 
-    def held_out(self, rows: int | None) -> Iterator[Rows] | None:
+    def held_out(self, rows: int | None) -> list[np.ndarray]:
         count = self.corpus.rows("validation")
         if not count:
-            return None
+            return []
         # The first rows of a shard are of one kind: a random choice is of all.
         numbers = RowOrder({"all": count}, seed=0).numbers(np.arange(min(count, rows or count)))
-        parts = np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
-        return (self.corpus.batch("validation", part) for part in parts)
+        return np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
+
+    def held_out_batch(self, part: np.ndarray) -> Rows:
+        return self.corpus.batch("validation", part)
 
     def report(self, model: Task) -> dict[str, Any] | None:
         """As every corpus's; of causal language models `bits_per_byte` too: what a byte of the held-out texts (UTF-8) takes."""
@@ -197,11 +200,8 @@ class StreamedBatches(CorpusBatches):
         directory = config.model.tokenizer or config.model.pretrained
         # As in built corpora, a special token that a text happens to spell is text.
         tokenizer = Tokenizer.from_pretrained(located(directory), split_special_tokens=True)
+        _check_weights(config, [source.name for source in corpus.sources])
         weights = config.data.weights or {}
-        unknown = [name for name in weights if name not in [source.name for source in corpus.sources]]
-        if unknown:
-            known = ", ".join(source.name for source in corpus.sources)
-            raise ValueError(f'data.weights: the corpus has no source "{unknown[0]}"; it has {known}')
         sources = [
             dataclasses.replace(source, weight=weights.get(source.name, source.weight)) for source in corpus.sources
         ]
@@ -219,8 +219,9 @@ class StreamedBatches(CorpusBatches):
     def _held_out(self) -> list[Rows]:
         return self._rows.validation(self.batch_size, self._most)
 
-    def held_out(self, rows: int | None) -> list[Rows] | None:
-        return self._held_out or None
+    def held_out(self, rows: int | None) -> list[Rows]:
+        # Read once, `data.validation_rows` of them: nobody knows how many there are in all.
+        return self._held_out
 
 
 def corpus_batches(config: RunConfig, model: Task) -> CorpusBatches:
@@ -229,11 +230,14 @@ def corpus_batches(config: RunConfig, model: Task) -> CorpusBatches:
     return (StreamedBatches if streamed else BuiltBatches)(config, model)
 
 
-def check_objective(config: RunConfig) -> None:
-    """Raises ValueError, one line, for an objective that a run's config names and cannot have."""
-    if config.data.corpus is None and config.objective:
-        raise ValueError("objective: only for runs that learn from a corpus (data.corpus)")
-    if config.data.corpus is not None:
-        objective_name(config)
-        if not Path(located(config.data.corpus)).exists():
-            raise FileNotFoundError(f"{config.data.corpus}: no such corpus; build it with garden corpus build")
+def _check_weights(config: RunConfig, sources: Iterable[str]) -> None:
+    for name in config.data.weights or ():
+        if name not in sources:
+            raise ValueError(f'data.weights: the corpus has no source "{name}"; it has {", ".join(sources)}')
+
+
+def check_corpus(config: RunConfig) -> None:
+    """Raises FileNotFoundError or ValueError, one line, for what can be known of `data.corpus` before a model is made."""
+    objective_name(config)
+    if not located(config.data.corpus).exists():
+        raise FileNotFoundError(f"{config.data.corpus}: no such corpus; build it with garden corpus build")

@@ -33,7 +33,7 @@ from training.output import (
     write_whole,
 )
 from training.paths import located
-from training.pretraining import check_objective, corpus_batches
+from training.pretraining import check_corpus, corpus_batches
 from training.reports import report
 from training.schedules import schedule
 from training.strategy import is_chief, strategy
@@ -60,8 +60,11 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     check_output(config, overwrite=overwrite)
     devices = strategy(config.strategy)
     keras.utils.set_random_seed(config.training.seed)
-    train, validation, test = read_data(config) if config.data.corpus is None else (None, None, None)
-    check_objective(config)
+    train = validation = test = None
+    if config.data.corpus is None:
+        train, validation, test = read_data(config)
+    else:
+        check_corpus(config)
     with devices.scope():
         model = build_task(config, train)
     _check_class_weight(model, config.training.class_weight)

@@ -29,6 +29,20 @@ SIZES = {
     "max_position_embeddings": 32,
 }
 
+BART = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 3,
+}
+
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
@@ -172,19 +186,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(config, tmp_path, mo
             "single",
             (
                 "bart",
-                {
-                    "d_model": 16,
-                    "encoder_layers": 1,
-                    "decoder_layers": 1,
-                    "encoder_attention_heads": 2,
-                    "decoder_attention_heads": 2,
-                    "encoder_ffn_dim": 32,
-                    "decoder_ffn_dim": 32,
-                    "max_position_embeddings": 64,
-                    "bos_token_id": 2,
-                    "eos_token_id": 3,
-                    "decoder_start_token_id": 3,
-                },
+                BART,
             ),
         ),
     ],
@@ -201,6 +203,17 @@ def test_every_objective_trains_its_task(config, task, objective, layout, model)
         log_steps=1,
     )
     assert np.isfinite(run(made)["report"]["loss"])
+
+
+def test_decoders_begin_with_what_their_network_begins_with(config):
+    """Not with what the objective takes where it knows no network: the end token, 3 here."""
+    start = 4
+    sizes = {**BART, "decoder_start_token_id": start}
+    made = config("single", "objective.name=denoising", task="seq2seq-lm", family="bart", sizes=sizes)
+    (x, _, _), *_ = batches(made, count=1)
+    firsts = x["target_ids"][x["target_positions"] == 0]
+    real = x["target_segment_ids"][x["target_positions"] == 0] > 0
+    assert set(firsts[real].tolist()) == {start}
 
 
 @pytest.mark.parametrize(
