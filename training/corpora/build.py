@@ -61,13 +61,13 @@ class Runner:
 
     def build(self, recipe: Recipe, parts: Sequence[Part], built: Callable[[ChunkReport], None]) -> None:
         """Reads parts and builds their chunks; calls `built` for each."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say how it builds")
 
     def build_kept(
         self, recipe: Recipe, chunks: Iterable[tuple[str, np.ndarray]], built: Callable[[ChunkReport], None]
     ) -> None:
         """Builds chunks that were kept, without their duplicates; calls `built` for each."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has to say how it builds")
 
 
 def build(

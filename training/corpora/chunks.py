@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from training.corpora.cleaning import Cleaner
-from training.corpora.config import CorpusConfig
+from training.corpora.config import CorpusConfig, SourceConfig
 from training.corpora.documents import Document, Reading
 from training.corpora.journal import ChunkReport, Journal, write_whole
 from training.corpora.minhash import Fingerprints
@@ -56,6 +56,11 @@ def held_out(text: bytes, share: float) -> bool:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") < share * _HASHES
 
 
+def split_of(source: SourceConfig, text: bytes, share: float) -> str:
+    """Returns which split a source's document belongs to: the source's, or else by the document's hash."""
+    return source.split or ("validation" if share and held_out(text, share) else "train")
+
+
 class Builder:
     """Builds chunks; holds the tokenizer, so one a process is enough."""
 
@@ -92,12 +97,12 @@ class Builder:
 
     def _shards(self, chunk: str, texts: list[str], report: ChunkReport) -> ChunkReport:
         share = self.recipe.config.validation_share
-        given = next(each.split for each in self.recipe.config.sources if each.name == report.source)
+        source = next(each for each in self.recipe.config.sources if each.name == report.source)
         splits: dict[str, list[str]] = {"train": [], "validation": []}
         sizes = dict.fromkeys(splits, 0)
         for text in texts:
             data = text.encode()
-            split = given or ("validation" if share and held_out(data, share) else "train")
+            split = split_of(source, data, share)
             splits[split].append(text)
             sizes[split] += len(data)
         shards = [self._shard(chunk, split, splits[split], report, sizes[split]) for split in splits if splits[split]]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from training.corpora.cleaning import CleaningReport
 from training.corpora.documents import ReadReport
 from training.corpora.store import SPLITS, Shard
+from training.corpora.whole import whole_file
 from training.packing import Counts
 
 BUILDING = ".building"
@@ -137,15 +136,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file aside and renames it."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """Writes a file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(data)

@@ -15,8 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from training.corpora.whole import whole_file
 from training.packing import Layout, Rows, batch_of
 
 INDEX, REPORT = "index.json", "report.json"
@@ -139,21 +138,12 @@ def write_shard(
 ) -> Shard:
     """Writes a shard aside and renames it, so that it is there whole or not at all; returns what the index says of it."""
     digest, count, tokens = hashlib.sha256(), 0, 0
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for some in rows:
-                data = encoded(some, vocabulary_size).tobytes()
-                digest.update(data)
-                file.write(data)
-                count, tokens = count + len(some), tokens + int(some.real.sum())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        for some in rows:
+            data = encoded(some, vocabulary_size).tobytes()
+            digest.update(data)
+            file.write(data)
+            count, tokens = count + len(some), tokens + int(some.real.sum())
     return Shard(
         file=path.name,
         source=source,

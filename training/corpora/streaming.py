@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from garden.tokenizers import Tokenizer
-from training.corpora.chunks import batches, held_out
+from training.corpora.chunks import batches, split_of
 from training.corpora.cleaning import Cleaner
 from training.corpora.config import CorpusConfig, SourceConfig
 from training.corpora.documents import Document, Reading
+from training.corpora.mixture import shares
 from training.corpora.readers import no_documents, source_files
 from training.corpora.tokenizing import pad_id_of, tokenise
 from training.packing import Layout, Packer, Rows, batch_of
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 SHUFFLED_ROWS = 8192
 """Rows among which each next one is drawn: files are in an order of their own, which training should not see."""
-ROWS_AT_ONCE = 1024
 
 
 class StreamedRows:
@@ -56,10 +56,12 @@ class StreamedRows:
     def training(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
         """Yields batches (see `training.packing.batch_of`) without end, each pass over the files in another order."""
         sources = [source for source in self.config.sources if source.split != "validation"]
-        weights = self._weights(sources)
+        # Nobody has counted their rows: sources without weights are drawn equally often.
+        weights = {source.name: source.weight for source in sources}
+        parts = list(shares(dict.fromkeys(weights, 1), weights, self.config.temperature).values())
         draw = random.Random(self.seed)
         streams = [self._rows(source, "train", passes=None) for source in sources]
-        rows = (next(draw.choices(streams, weights)[0]) for _ in itertools.count())
+        rows = (next(draw.choices(streams, parts)[0]) for _ in itertools.count())
         held: list[Rows] = []
         while True:
             while len(held) < max(SHUFFLED_ROWS, 2 * batch_size):
@@ -87,14 +89,6 @@ class StreamedRows:
             for begin in range(0, len(held), batch_size)
         ]
 
-    def _weights(self, sources: list[SourceConfig]) -> list[float]:
-        """Returns how often each source is drawn: equally often, unless they have weights."""
-        given = [source.weight for source in sources]
-        if any(weight is None for weight in given) and any(weight is not None for weight in given):
-            missing = next(source.name for source in sources if source.weight is None)
-            raise ValueError(f'sources: "{missing}" has no weight, though others have; give one to each or to none')
-        return [float(weight or 1) ** (1 / self.config.temperature) for weight in given]
-
     def _rows(self, source: SourceConfig, split: str, passes: int | None) -> Iterator[Rows]:
         """Yields a source's rows of a split, one at a time; files come in another order in each pass."""
         for number in itertools.count() if passes is None else range(passes):
@@ -118,11 +112,7 @@ class StreamedRows:
             cleaned = cleaner(document)
             if cleaned is None:
                 continue
-            given = source.split
-            if given is None:
-                held = held_out(cleaned.text.encode(), self.config.validation_share)
-                given = "validation" if held else "train"
-            if given == split:
+            if split_of(source, cleaned.text.encode(), self.config.validation_share) == split:
                 yield cleaned.text
 
     def _documents(self, source: SourceConfig, number: int) -> Iterator[Document]:
@@ -132,6 +122,9 @@ class StreamedRows:
         reading = Reading(source.name, self.config.skip_corrupt)
         for file in files:
             yield from file.read(reading)
+        if reading.report.corrupt:
+            found, first = reading.report.corrupt, reading.report.problems[0]
+            logger.warning("%s: %d corrupt records passed over, first %s", source.name, found, first)
         if not reading.report.documents:
             raise no_documents(source.name, len(files), reading.report)
 
