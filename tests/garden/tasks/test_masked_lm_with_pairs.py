@@ -72,7 +72,8 @@ def test_it_learns_and_its_parts_open_elsewhere(model, tmp_path, caplog):
     assert "cls.seq_relationship.weight" in SafetensorsFile(tmp_path / "saved" / "model.safetensors").tensors
     again = garden.MaskedLMWithPairs.from_pretrained(tmp_path / "saved")
     assert again.predict_text("a [MASK] film") == model.predict_text("a [MASK] film")
-    assert not caplog.text
+    # TensorFlow warns of retracing once a process has traced much, which other tests decide.
+    assert not [record.getMessage() for record in caplog.records if record.name.startswith("garden")]
     masked = garden.MaskedLM.from_pretrained(tmp_path / "saved")
     assert masked.predict_text("a [MASK] film") == model.predict_text("a [MASK] film")
     classifier = garden.TextClassifier.from_pretrained(tmp_path / "saved", labels=["a", "b"])
