@@ -23,16 +23,16 @@ _FIT_ERROR = re.compile(r"truncation \w+: the text to cut .* or longest_first")
 
 
 class _Graphs:
-    """The traced functions of one tokenizer, made when first called eagerly.
+    """The traced functions of one tokenizer, made when first called: whatever graph calls them, they are traced once.
 
-    A plain object, so that a model which holds a tokenizer exports its own graph and not these.
+    A plain object, so that a model which holds a tokenizer exports those that its own graph calls, and no others.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._made: dict[tuple, tf.types.experimental.PolymorphicFunction] = {}
 
-    def run(self, texts, pairs, max_length: int, spans: bool, truncation: str, special: bool) -> Encoding:
+    def run(self, texts, pairs, max_length: int | tf.Tensor, spans: bool, truncation: str, special: bool) -> Encoding:
         """`Tokenizer._graph`, traced once for each choice of the last three and of pairs or none."""
         key = (pairs is not None, spans, truncation, special)
         if key not in self._made:
@@ -45,7 +45,7 @@ class _Graphs:
             self._made[key] = tf.function(traced, input_signature=signature, autograph=False)
         arguments = (texts,) if pairs is None else (texts, pairs)
         try:
-            return self._made[key](tf.constant(max_length, tf.int64), *arguments)
+            return self._made[key](tf.cast(max_length, tf.int64), *arguments)
         except tf.errors.InvalidArgumentError as error:
             found = _FIT_ERROR.search(str(error))
             if found is None:
@@ -141,9 +141,7 @@ class Tokenizer(tf.Module):
             pairs = _as_many(pairs, texts)
         least = sum(len(part.ids) for part in self.template.parts(pairs is not None, add_special_tokens))
         max_length = _as_length(max_length, least)
-        if tf.executing_eagerly():
-            return self._graphs.run(texts, pairs, max_length, spans, truncation, add_special_tokens)
-        return self._graph(texts, pairs, tf.cast(max_length, tf.int64), spans, truncation, add_special_tokens)
+        return self._graphs.run(texts, pairs, max_length, spans, truncation, add_special_tokens)
 
     @tf.autograph.experimental.do_not_convert  # nothing here is Python that a graph must be made of
     def _graph(self, texts, pairs, max_length, spans, truncation, add_special_tokens) -> Encoding:

@@ -331,14 +331,15 @@ def test_strange_inputs_have_answers(model):
 # Directories.
 
 
-def test_saved_and_opened(trained, tmp_path):
-    trained.save_pretrained(tmp_path)
+def test_saved_and_opened(make, tmp_path):
+    model = make(stride=4)
+    model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["BertForQuestionAnswering"]
     opened = QuestionAnswerer.from_pretrained(tmp_path)
     assert (opened.answerless, opened.stride, opened.answer_length, opened.pairs) == (True, 4, 30, True)
     pair = ("where?", "Max lives in Rome.")
-    assert opened.predict_text(pair) == trained.predict_text(pair)
+    assert opened.predict_text(pair) == model.predict_text(pair)
 
 
 def test_files(model, tmp_path):

@@ -86,7 +86,7 @@ def test_rows_read_as_texts(corpus_config, corpus_files):
                 assert segment["sentences"] >= 1
 
 
-@pytest.mark.parametrize("cleaning", [{}, DUPLICATES], ids=["plain", "duplicates"])
+@pytest.mark.parametrize("cleaning", PLAIN_AND_DUPLICATES)
 def test_two_workers_build_the_same_bytes(corpus_config, tmp_path, monkeypatch, cleaning):
     config = corpus_config(cleaning=cleaning)
     monkeypatch.setattr(parts, "PART_BYTES", 1)  # a part a file: enough of them for workers to read themselves
@@ -101,7 +101,7 @@ def test_two_workers_build_the_same_bytes(corpus_config, tmp_path, monkeypatch, 
         assert built(config, tmp_path / "handed-out", Local(2))[1] == by_source
 
 
-@pytest.mark.parametrize("cleaning", [{}, DUPLICATES], ids=["plain", "duplicates"])
+@pytest.mark.parametrize("cleaning", PLAIN_AND_DUPLICATES)
 def test_an_interruption_at_any_file_loses_nothing(corpus_config, tmp_path, monkeypatch, small_chunks, cleaning):
     config = corpus_config(cleaning=cleaning)
     _, whole = built(config, tmp_path / "whole")
