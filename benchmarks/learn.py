@@ -189,8 +189,8 @@ def compression_text(found: dict) -> str:
     table = record.table(["bits a byte", "from the second token on", "with the first"], rows)
     return (
         f"## GPT: bits a byte of {found['test_texts']:,} test texts, {found['test_bytes']:,} bytes\n\n"
-        "Both models read the same tokens, each text and its end token. A text's first token is given to GPT, and counted as one "
-        f"of equally likely tokens in the last column. `xz` has all texts before a text to look at.\n\n{table}\n"
+        "Both models read the same tokens, each text and its end token. A text's first token is given to GPT, and counted as "
+        f"one of equally likely tokens in the last column. `xz` has all texts before a text to look at.\n\n{table}\n"
     )
 
 

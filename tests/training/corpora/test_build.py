@@ -26,6 +26,11 @@ from training.corpora.workers import Local
 
 ROOT = Path(__file__).parents[3]
 
+PLAIN_AND_DUPLICATES = [
+    pytest.param({}, id="plain"),
+    pytest.param(DUPLICATES, id="duplicates", marks=pytest.mark.slow),  # reads the corpus more than once
+]
+
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(monkeypatch):
