@@ -52,6 +52,9 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if hasattr(error, "exit_code"):  # an ending with a code of its own
+            click.echo(f"garden: {_one_line(error)}", err=True)
+            return error.exit_code
         if debug or not (isinstance(error, BAD_INPUT) or type(error).__module__.startswith(("tensorflow", "serving"))):
             raise
         return _refuse(_one_line(error))

@@ -9,15 +9,17 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from garden.tasks import Examples, Task
+from garden.tasks import Examples
+from training.checkpoints import Checkpoints
 from training.output import Metrics
+from training.preemption import Notice, Preempted
+from training.workers import any_of, several, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -43,27 +45,45 @@ class _StepCallback(keras.callbacks.Callback):
         raise NotImplementedError(f"{type(self).__name__} has to say what happens at a step")
 
 
+class LossNotFiniteError(ValueError):
+    """A step's loss is not a finite number."""
+
+    def __init__(self, step: int, loss: float, rate: float):
+        super().__init__(f"step {step}: the loss is {loss}; lower training.learning_rate ({rate:.3g} here)")
+        self.step = step
+
+
 class LogMetrics(_StepCallback):
     """Writes a line every few steps: `step`, metrics, `learning_rate`, `tokens` and `real_tokens_per_second`.
 
-    `tokens` are the real ones that the run has learnt from so far.
+    `tokens` are the real ones that the run has learnt from so far; `skipped_steps`, where such steps are skipped, those whose
+    gradients were not finite numbers.
 
     Metrics and speed are means over the steps since the last line: the model's metrics start anew with each, which also
     keeps their float32 sums small. The speed leaves out what `paused` does, and the first step, in which TensorFlow compiles,
     unless there is a line for that alone.
 
-    Raises ValueError when the loss is not a finite number any more.
+    Raises LossNotFiniteError at the first step whose loss is not a finite number.
+
     """
 
-    def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0, tokens: int = 0):
+    def __init__(self, metrics: Metrics, schedule, *, every: int, total: int, first: int = 0):
         super().__init__(first)
-        self._tokens_before = tokens
         self.metrics, self.schedule, self.every, self.total = metrics, schedule, every, total
-        self._first_step = first + 1
+        self.first, self._tokens_before = first, 0
         self._began = self._tokens_seen = 0.0
+        self._restored: list[Any] | None = None
 
-    def on_train_begin(self, logs=None):
-        self._began = time.perf_counter()
+    def continue_from(self, tokens: int) -> None:
+        """Takes over from the run that is continued: its real tokens, and the sums that the model's metrics hold by now."""
+        self._restored = [variable.numpy() for variable in self._variables()]
+        self._tokens_before = tokens - round(self._tokens())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Keras has reset the metrics of the run that is continued.
+        for variable, value in zip(self._variables(), self._restored or (), strict=bool(self._restored)):
+            variable.assign(value)
+        self._began, self._tokens_seen, self._restored = time.perf_counter(), self._tokens(), None
 
     @property
     def tokens(self) -> int:
@@ -71,18 +91,20 @@ class LogMetrics(_StepCallback):
         return self._tokens_before + round(self._tokens())
 
     def at_step(self, step, logs):
+        rate = float(self.schedule(step - 1))
+        if not math.isfinite(loss := float(logs["loss"])):
+            raise LossNotFiniteError(step, loss, rate)
         last = self.is_last(step, self.total)
         if step % self.every and not last:
-            if step == self._first_step:
+            if step == self.first + 1:
                 self._began, self._tokens_seen = time.perf_counter(), self._tokens()
             return
         values = {name: float(value) for name, value in logs.items() if name != _RATE}
         speed = (self._tokens() - self._tokens_seen) / max(time.perf_counter() - self._began, 1e-9)
-        rate = float(self.schedule(step - 1))
-        if not math.isfinite(values["loss"]):
-            loss = values["loss"]
-            raise ValueError(f"step {step}: the loss is {loss}; lower training.learning_rate ({rate:.3g} here)")
         line = {"step": step, **values, "learning_rate": rate, "tokens": self.tokens, _RATE: round(speed, 1)}
+        skipped = getattr(self.model.optimizer, "skipped", None)
+        if skipped is not None:
+            line["skipped_steps"] = int(skipped)
         self.metrics.write(line)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
         logger.info("step %d of %d: %s", step, self.total, shown)
@@ -95,12 +117,16 @@ class LogMetrics(_StepCallback):
     def paused(self) -> Iterator[None]:
         """Does not count the time in its block, and gives the model's metrics back the values that they have now."""
         began = time.perf_counter()
-        variables = [variable for metric in self.model.metrics for variable in metric.variables]
-        values = [variable.numpy() for variable in variables]
-        yield
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        values = [variable.numpy() for variable in self._variables()]
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._variables(), values, strict=True):
+                variable.assign(value)
         self._began += time.perf_counter() - began
+
+    def _variables(self) -> list[keras.Variable]:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
 
     def _tokens(self) -> float:
         return next(float(metric.result()) for metric in self.model.metrics if metric.name == "real_tokens")
@@ -113,9 +139,11 @@ class Validate(_StepCallback):
         examples: what to validate with, or a dataset of prepared batches.
         best_metric: which of the model's metrics says what is best; names that end in "loss", "error" or "perplexity" are best
             when low.
-        keep_best: called with the step of weights that are the best so far.
+        checkpoints: where the best weights are kept; None: they are not.
         patience: validations without a better one before training stops; None: never.
         log: is told when validation takes place.
+        notice: ends a validation when it is given.
+        judged: the `judgement` of a run that is continued.
     """
 
     def __init__(
@@ -129,43 +157,73 @@ class Validate(_StepCallback):
         first: int = 0,
         batch_size: int,
         best_metric: str,
-        keep_best,
+        checkpoints: Checkpoints | None,
         patience: int | None = None,
+        notice: Notice | None = None,
+        judged: Mapping[str, Any] | None = None,
     ):
         super().__init__(first)
         self.examples, self.metrics, self.log, self.batch_size = examples, metrics, log, batch_size
-        self._data: Any = examples
-        self.every, self.total, self.patience, self.keep_best = every, total, patience, keep_best
+        self._data: Any = None
+        self.every, self.total, self.patience, self.checkpoints = every, total, patience, checkpoints
         self.name = f"validation_{best_metric}"
         self._sign = -1 if best_metric.endswith(("loss", "error", "perplexity")) else 1
-        self.best_step: int | None = None
-        self._best, self._waited = -math.inf, 0
-        for line in metrics.lines:  # of an interrupted run
-            if self.name in line:
-                self._judge(line)
+        self._interrupt = [_Interrupt(notice)] if notice else []
+        judged = judged or {}
+        self.best_step: int | None = judged.get("best_step")
+        self._best: float = -math.inf if judged.get("best") is None else judged["best"]
+        self._waited: int = judged.get("waited", 0)
 
-    def on_train_begin(self, logs=None):
-        # Tracing the inputs takes a second: once is enough. Several replicas split batches of texts, not of rows.
-        prepared = isinstance(self.examples, tf.data.Dataset)
-        if self.model.distribute_strategy.num_replicas_in_sync == 1 and not prepared:
-            raw = self.model.raw_dataset(self.examples, batch_size=self.batch_size)
-            self._data = self.model.prepared_dataset(raw)
+    @property
+    def judgement(self) -> dict[str, Any]:
+        """What is known of the validations so far: plain values, for a run that continues this one."""
+        best = self._best if math.isfinite(self._best) else None
+        return {"best_step": self.best_step, "best": best, "waited": self._waited}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has got no better for so long that it ends."""
+        return bool(self.patience and self._waited >= self.patience)
+
+    def catch_up(self, last: bool) -> None:
+        """Makes up for what was due at the step after which a run continues: its state is saved before it is validated."""
+        step = self.step
+        if not step or (step % self.every and not last):
+            return
+        line = next((line for line in self.metrics.lines if line["step"] == step and self.name in line), None)
+        if line is None:
+            self._validate(step)
+        elif self._judge(line):
+            self._keep(step)
 
     def at_step(self, step, logs):
-        if step % self.every and not self.is_last(step, self.total):
-            return
+        if step % self.every == 0 or self.is_last(step, self.total):
+            self._validate(step)
+            if self.finished:
+                logger.info("step %d: stopping, %s was best at step %d", step, self.name, self.best_step)
+                self.model.stop_training = True
+
+    def _validate(self, step: int) -> None:
         with self.log.paused(), self.model.averaged():
-            results = self.model.evaluate(self._data, batch_size=self.batch_size, verbose=0, return_dict=True)
+            results = self.model.evaluate(
+                self._batches(), batch_size=self.batch_size, verbose=0, return_dict=True, callbacks=self._interrupt
+            )
         line = {f"validation_{name}": float(value) for name, value in results.items() if name != _RATE}
         line = {"step": step, **line}
         self.metrics.write(line)
         logger.info("step %d: %s", step, ", ".join(f"{name} {line[name]:.4g}" for name in line if name != "step"))
         if self._judge(line):
-            with self.log.paused(), self.model.averaged():
-                self.keep_best(step)
-        elif self.patience and self._waited >= self.patience:
-            logger.info("step %d: stopping, %s was best at step %d", step, self.name, self.best_step)
-            self.model.stop_training = True
+            self._keep(step)
+
+    def _batches(self) -> Any:
+        # Tracing the inputs takes a second: once is enough. Several replicas split batches of texts, not of rows.
+        if self._data is None:
+            self._data = self.examples
+            prepared = isinstance(self.examples, tf.data.Dataset)
+            if self.model.distribute_strategy.num_replicas_in_sync == 1 and not prepared:
+                raw = self.model.raw_dataset(self.examples, batch_size=self.batch_size)
+                self._data = self.model.prepared_dataset(raw)
+        return self._data
 
     def _judge(self, line: dict) -> bool:
         """Returns whether a validation is the best so far, and counts those that are not."""
@@ -176,6 +234,28 @@ class Validate(_StepCallback):
             return True
         self._waited += 1
         return False
+
+    def _keep(self, step: int) -> None:
+        if self.checkpoints is not None and not (step == self.log.first and self.checkpoints.has_best(step)):
+            with self.log.paused(), self.model.averaged():
+                self.checkpoints.save_best(step)
+
+
+class EvaluationEndedError(Exception):
+    """A validation was ended before it was done."""
+
+
+class _Interrupt(keras.callbacks.Callback):
+    """Ends a validation, which may be long, when the process is asked to end."""
+
+    def __init__(self, notice: Notice):
+        super().__init__()
+        self.notice = notice
+
+    def on_test_batch_end(self, batch, logs=None):
+        # Several workers end together, behind a step.
+        if self.notice.given and not several(self.model.distribute_strategy):
+            raise EvaluationEndedError
 
 
 class TokenBudget(_StepCallback):
@@ -191,63 +271,40 @@ class TokenBudget(_StepCallback):
 
 
 class SaveState(_StepCallback):
-    """Saves the training state every few steps."""
+    """Saves the training state every few steps, and, when the process is asked to end, behind the step that is computed.
 
-    def __init__(self, checkpoints: Checkpoints, log: LogMetrics, *, every: int, first: int = 0):
-        super().__init__(first)
-        self.checkpoints, self.log, self.every = checkpoints, log, every
+    It goes before `Validate`: a validation that was due, and which the process did not live to see, is made up for.
 
-    def at_step(self, step, logs):
-        if step % self.every == 0:
-            with self.log.paused():
-                self.checkpoints.save_state(step, self.log.tokens)
+    Raises Preempted once all is saved.
 
-
-class Checkpoints:
-    """A run's checkpoints: its training state (weights and their averages, optimiser, step, tokens) and the best weights.
-
-    There is one of each at a time.
+    Args:
+        every: steps; None: only when asked to end.
+        notice: whether this process is asked to end. When one of several workers is, all do.
     """
 
-    def __init__(self, model: Task, directory: Path, *, active: bool = True):
-        self._active = active
-        self._step, self._tokens = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
-        weights = [variable.value for variable in model.weights]
-        optimizer = [variable.value for variable in model.optimizer.variables]
-        averages = model.averages.variables if model.averages else []
-        state = tf.train.Checkpoint(
-            step=self._step, tokens=self._tokens, weights=weights, averages=averages, optimizer=optimizer
-        )
-        self._state = tf.train.CheckpointManager(state, str(directory), max_to_keep=1, checkpoint_name="step")
-        best = tf.train.Checkpoint(weights=weights)
-        self._best = tf.train.CheckpointManager(best, str(directory / "best"), max_to_keep=1, checkpoint_name="step")
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        log: LogMetrics,
+        *,
+        every: int | None,
+        first: int = 0,
+        notice: Notice,
+        output: str,
+    ):
+        super().__init__(first)
+        self.checkpoints, self.log, self.every, self.notice, self.output = checkpoints, log, every, notice, output
 
-    @property
-    def tokens(self) -> int:
-        """Real tokens that the restored training state has learnt from."""
-        return int(self._tokens)
+    def at_step(self, step, logs):
+        asked = any_of(self.model.distribute_strategy, self.notice.given)
+        if asked or (self.every and step % self.every == 0):
+            with self.log.paused():
+                self.checkpoints.save_state(step)
+        if asked:
+            self.end(step)
 
-    def save_state(self, step: int, tokens: int = 0) -> None:
-        """Saves what a later process needs to go on after `step`, at which so many real tokens were learnt from."""
-        self._step.assign(step)
-        self._tokens.assign(tokens)
-        if self._active:
-            self._state.save(checkpoint_number=step)
-
-    def restore_state(self) -> int:
-        """Restores the newest training state and returns its step; 0 without one."""
-        if not self._state.latest_checkpoint:
-            return 0
-        self._state.checkpoint.restore(self._state.latest_checkpoint).assert_consumed()
-        return int(self._step)
-
-    def save_best(self, step: int) -> None:
-        """Saves the weights as the best so far."""
-        if self._active:
-            self._best.save(checkpoint_number=step)
-
-    def restore_best(self) -> None:
-        """Restores the best weights."""
-        # Other workers than the chief learn of the checkpoint from the directory.
-        latest = tf.train.latest_checkpoint(self._best.directory)
-        self._best.checkpoint.restore(latest).assert_consumed()
+    def end(self, step: int) -> None:
+        """Ends the run, whose state after `step` is saved."""
+        self.checkpoints.wait()
+        wait_for_all(self.model.distribute_strategy)
+        raise Preempted(step, self.output)

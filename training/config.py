@@ -34,6 +34,11 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("one_device", "mirrored", "multi_worker")
 BATCHING = ("packed", "padded")
 KEPT = ("best", "last")
+NOT_FINITE = ("stop", "skip")
+
+_TOLD = ("checkpoint_steps", "keep_checkpoints", "keep_checkpoint_steps", "log_steps", "tensorboard")
+_DEVICES = ("strategy", "devices", "mesh")
+"""Keys that a run which another one continues may have other values of: they do not decide its weights."""
 OPTIMIZERS = ("adamw", "lamb", "adafactor", "muon")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "wsd", "constant")
 DECAY_SHAPES = ("linear", "sqrt")
@@ -149,6 +154,13 @@ class TrainingConfig:
     keep: str = key("weights that model/ gets; best needs validation examples", "best", choices=KEPT)
     early_stopping: int | None = key("validations without a better best_metric before training stops", None, least=1)
     checkpoint_steps: int | None = key("steps between checkpoints to continue an interrupted run from", None, least=1)
+    keep_checkpoints: int = key("how many of the newest checkpoints stay", 2, least=1)
+    keep_checkpoint_steps: int | None = key("checkpoints of every so many steps stay for good", None, least=1)
+    not_finite: str = key(
+        "a loss or gradient that is not a finite number: stop the run, or skip the step and count it",
+        "stop",
+        choices=NOT_FINITE,
+    )
     log_steps: int = key("steps between lines of metrics.jsonl", 10, least=1)
     tensorboard: bool = key("write metrics for TensorBoard to tensorboard/ too", False)
 
@@ -255,6 +267,18 @@ class RunConfig:
             if value and not needs_corpus and data.corpus is not None:
                 raise ValueError(f"{name}: a corpus has no such thing; it holds out documents by its validation_share")
 
+    def same_run(self, other: RunConfig) -> bool:
+        """Whether a run of another config continues one of this: all that decides its weights is the same.
+
+        Devices may be others, and what is kept and told of it.
+        """
+
+        def essence(config: RunConfig) -> RunConfig:
+            training = _with_defaults(config.training, _TOLD)
+            return _with_defaults(dataclasses.replace(config, training=training), _DEVICES)
+
+        return essence(self) == essence(other)
+
     @property
     def validates(self) -> bool:
         """Whether there are validation examples."""
@@ -263,6 +287,16 @@ class RunConfig:
     def to_yaml(self) -> str:
         """Returns all keys and values as a config file."""
         return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(self)))
+
+
+def _with_defaults(config, names: Sequence[str]):
+    """Returns a config in which the keys with these names have their defaults."""
+    fields = (field for field in dataclasses.fields(config) if field.name in names)
+    defaults = {
+        field.name: field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        for field in fields
+    }
+    return dataclasses.replace(config, **defaults)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -2,7 +2,7 @@
 
 config.yaml      all keys and values of the run
 metrics.jsonl    a line every few steps, and one a validation
-checkpoints/     step-N: training state, to continue from; best/: the best weights so far
+checkpoints/     see `training.checkpoints`
 tensorboard/     metrics for TensorBoard, when asked for
 model/           the finished model (`save_pretrained`); a run that has one is finished
 report.json      what the model gets right on the test examples
@@ -29,7 +29,8 @@ from training.config import RunConfig, make_config
 CONFIG, METRICS, CHECKPOINTS, TENSORBOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 MODEL, REPORT, PLOTS = "model", "report.json", "plots"
 OWNED = (CONFIG, METRICS, CHECKPOINTS, TENSORBOARD, MODEL, REPORT, PLOTS)
-_ASIDE = ".writing-"
+ASIDE = ".writing-"
+"""How names begin of what is not whole yet."""
 
 
 def check_output(config: RunConfig, *, overwrite: bool = False) -> None:
@@ -50,7 +51,8 @@ def check_output(config: RunConfig, *, overwrite: bool = False) -> None:
         return
     if (directory / MODEL).exists():
         raise ValueError(f"output: {directory} has a finished run; {remedy}")
-    if _read(directory) != config:
+    earlier = _read(directory)
+    if earlier is None or not earlier.same_run(config):
         raise ValueError(f"output: {directory} has an unfinished run of another config ({CONFIG} in it); {remedy}")
 
 
@@ -59,7 +61,7 @@ def open_output(config: RunConfig, *, overwrite: bool = False) -> Path:
     check_output(config, overwrite=overwrite)
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
-    leftovers = [path for path in directory.iterdir() if path.name.startswith(_ASIDE)]
+    leftovers = [path for path in directory.iterdir() if path.name.startswith(ASIDE)]
     # The config goes last: while it is there, what is left is known as a run's.
     owned = [directory / name for name in reversed(OWNED)] if overwrite else []
     for path in [*leftovers, *owned]:
@@ -80,7 +82,7 @@ def _read(directory: Path) -> RunConfig | None:
 
 def write_whole(target: Path, write: Callable[[Path], Any]) -> None:
     """Has `write` make a file or directory aside, then renames it to `target`, where no directory may be yet."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=_ASIDE) as aside:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=ASIDE) as aside:
         path = Path(aside) / target.name
         write(path)
         os.replace(path, target)
@@ -108,17 +110,23 @@ def _parsed(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 class Metrics:
-    """Writes metrics.jsonl, and TensorBoard's events where asked, continuing after `step`; on other workers nothing."""
+    """Writes metrics.jsonl, and TensorBoard's events where asked; on other workers than the chief nothing."""
 
-    def __init__(self, directory: Path, *, step: int = 0, tensorboard: bool = False, active: bool = True):
-        self.lines = [line for line in read_metrics(directory) if line["step"] <= step]
+    def __init__(self, directory: Path, *, tensorboard: bool = False, active: bool = True):
+        self.lines: list[dict[str, Any]] = []
+        self._directory, self._tensorboard, self._active = directory, tensorboard, active
         self._file = self._events = None
-        if active:
+
+    def begin(self, step: int) -> None:
+        """Takes the lines up to a step that a run continues after, and opens the files."""
+        self.lines = [line for line in read_metrics(self._directory) if line["step"] <= step]
+        if self._active:
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
-            write_whole(directory / METRICS, lambda aside: aside.write_text(text, encoding="utf-8"))
-            self._file = open(directory / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (open until `close`)
-        if active and tensorboard:
-            self._events = tf.summary.create_file_writer(str(directory / TENSORBOARD))
+            path = self._directory / METRICS
+            write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open until `close`)
+            if self._tensorboard:
+                self._events = tf.summary.create_file_writer(str(self._directory / TENSORBOARD))
 
     def write(self, line: dict[str, Any]) -> None:
         """Writes one line, which has a `step`. What is not a finite number is null: JSON has no word for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -16,8 +17,17 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks import TASKS, Examples, Task, read_examples
+from garden.tokenizers import Tokenizer
 from training.budget import counted_tokens, length_of
-from training.callbacks import Checkpoints, LogMetrics, SaveState, TokenBudget, Validate
+from training.callbacks import (
+    EvaluationEndedError,
+    LogMetrics,
+    LossNotFiniteError,
+    SaveState,
+    TokenBudget,
+    Validate,
+)
+from training.checkpoints import Checkpoints
 from training.config import RunConfig, TrainingConfig
 from training.models import build_task
 from training.optimizers import optimizer
@@ -33,10 +43,12 @@ from training.output import (
     write_whole,
 )
 from training.paths import located
+from training.preemption import Notice
 from training.pretraining import check_corpus, corpus_batches
 from training.reports import report
 from training.schedules import schedule
 from training.strategy import is_chief, strategy
+from training.workers import check_same_step, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +66,8 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
 
     Returns `output`, `model` (directories), `steps`, `kept_step` (whose weights the model has), `training_seconds`, and
     `report`, None without examples to report on.
+
+    Asked to end (SIGTERM), a run saves its state behind the step that is computed and raises `Preempted`.
 
     Raises FileNotFoundError and ValueError, one line each, before anything is written or removed, as far as can be known.
     """
@@ -87,20 +101,41 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     if rows is not None:
         validation = rows.validation(config.data.validation_rows)
 
+    def batches(first: int) -> tf.data.Dataset:
+        """The batches behind step `first`, without end."""
+        return training_batches(model, train, config).skip(first) if rows is None else rows.training(first)
+
     chief = is_chief(devices)
     directory = open_output(config, overwrite=overwrite) if chief else Path(config.output)
-    checkpoints = Checkpoints(model, directory / CHECKPOINTS, active=chief)
-    first = checkpoints.restore_state()
-    batches = training_batches(model, train, config).skip(first) if rows is None else rows.training(first)
-    if first:
-        logger.info("%s: continuing an interrupted run after step %d", directory, first)
-    started = time.perf_counter()
-    with Metrics(directory, step=first, tensorboard=config.training.tensorboard, active=chief) as metrics:
-        tokens = checkpoints.tokens
-        log = LogMetrics(metrics, rates, every=config.training.log_steps, total=total, first=first, tokens=tokens)
-        callbacks: list[Any] = [log]
+    with Notice() as notice, Metrics(directory, tensorboard=config.training.tensorboard, active=chief) as metrics:
+        checkpoints = Checkpoints(
+            model,
+            directory / CHECKPOINTS,
+            config=dataclasses.asdict(config),
+            keep=config.training.keep_checkpoints,
+            keep_every=config.training.keep_checkpoint_steps,
+            active=chief,
+        )
+        state = checkpoints.restore_state()
+        first = state["step"]
+        check_same_step(devices, first, directory)
+        metrics.begin(first)
+        if first:
+            logger.info("%s: continuing an interrupted run after step %d", directory, first)
+        started = time.perf_counter()
+        log = LogMetrics(metrics, rates, every=config.training.log_steps, total=total, first=first)
+        save = SaveState(
+            checkpoints,
+            log,
+            every=config.training.checkpoint_steps,
+            first=first,
+            notice=notice,
+            output=config.output,
+        )
+        callbacks: list[Any] = [log, save]
         if config.training.tokens:
             callbacks.insert(0, TokenBudget(log, tokens=config.training.tokens, first=first))
+        judge = None
         if validation is not None:
             judge = Validate(
                 validation,
@@ -111,39 +146,60 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
                 first=first,
                 batch_size=config.training.batch_size,
                 best_metric=judged_by,
-                keep_best=checkpoints.save_best if config.training.keep == "best" else lambda step: None,
+                checkpoints=checkpoints if config.training.keep == "best" else None,
                 patience=config.training.early_stopping,
+                notice=notice,
+                judged=state.get("judgement"),
             )
             callbacks.append(judge)
-        if config.training.checkpoint_steps:
-            callbacks.append(SaveState(checkpoints, log, every=config.training.checkpoint_steps, first=first))
-        if first < total and tokens < (config.training.tokens or math.inf):
-            # Keras writes its bar to stdout, which is for results.
-            with contextlib.redirect_stdout(sys.stderr):
-                model.fit(
-                    batches,
-                    epochs=1,
-                    steps_per_epoch=total - first,
-                    class_weight=config.training.class_weight,
-                    callbacks=callbacks,
-                    verbose=1 if progress_bar else 0,
-                )
-    seconds = time.perf_counter() - started
+        checkpoints.of(lambda: {"tokens": log.tokens, "judgement": judge and judge.judgement})
+        for callback in callbacks:
+            callback.set_model(model)
+        if first:
+            log.continue_from(state["tokens"])
+        try:
+            ended = first >= total or log.tokens >= (config.training.tokens or math.inf)
+            if judge is not None:
+                judge.catch_up(last=ended)
+                ended = ended or judge.finished
+            if not ended:
+                # Keras writes its bar to stdout, which is for results.
+                with contextlib.redirect_stdout(sys.stderr):
+                    model.fit(
+                        batches(first),
+                        epochs=1,
+                        steps_per_epoch=total - first,
+                        class_weight=config.training.class_weight,
+                        callbacks=callbacks,
+                        verbose=1 if progress_bar else 0,
+                    )
+        except EvaluationEndedError:
+            checkpoints.save_state(log.step)
+            save.end(log.step)
+        except LossNotFiniteError as error:
+            path = directory / f"batch-{error.step}.json"
+            if chief:
+                write_json(path, {"step": error.step, **look_at(batches(error.step - 1), model.tokenizer)})
+            raise ValueError(f"{error}; what it was learning from is in {path}") from None
+        finally:
+            checkpoints.wait()
+        seconds = time.perf_counter() - started
 
-    steps = log.step
-    kept = steps
-    if validation is not None and config.training.keep == "best":
-        kept = judge.best_step
-        checkpoints.restore_best()
-    elif model.averages:
-        model.averages.swap()
-    if rows is not None:
-        results = rows.report(model)
-    else:
-        results = None if test is None else report(model, test, batch_size=config.training.batch_size)
-    if chief:
-        _finish(model, directory, metrics, results)
-    _wait_for_all(devices)
+        steps = log.step
+        kept = steps
+        if judge is not None and config.training.keep == "best":
+            kept = judge.best_step
+            wait_for_all(devices)  # for the one that writes
+            checkpoints.restore_best(kept)
+        elif model.averages:
+            model.averages.swap()
+        if rows is not None:
+            results = rows.report(model)
+        else:
+            results = None if test is None else report(model, test, batch_size=config.training.batch_size)
+        if chief:
+            _finish(model, directory, metrics, results)
+        wait_for_all(devices)
     return {
         "output": str(directory),
         "model": str(directory / MODEL),
@@ -212,6 +268,21 @@ def training_batches(model: Task, examples: Examples, config: RunConfig) -> tf.d
     return data.batch(config.training.batch_size).repeat()
 
 
+def look_at(batches: tf.data.Dataset, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the first batch as lists by name; of rows of tokens, what they say too, as `texts`."""
+    batch = next(iter(batches))
+    if isinstance(batch, dict):  # texts and labels, as the files have them
+        parts = {name: values.numpy().tolist() for name, values in batch.items()}
+        return {
+            name: [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
+            for name, values in parts.items()
+        }
+    inputs, targets, weights = batch
+    texts = [text.decode(errors="replace") for text in tokenizer.detokenize(inputs["token_ids"], False).numpy()]
+    arrays = tf.nest.map_structure(lambda values: values.numpy().tolist(), (inputs, targets, weights))
+    return {"texts": texts, **dict(zip(("inputs", "targets", "weights"), arrays, strict=True))}
+
+
 def best_metric(model: Task, config: RunConfig) -> str:
     """Returns the metric that says which weights are best: the config's, or accuracy where the task has it, else loss."""
     known = [name for name in model.get_metrics_result() if name != "real_tokens_per_second"]
@@ -232,15 +303,9 @@ def _finish(model: Task, directory: Path, metrics: Metrics, results: dict[str, A
     # matplotlib takes a second to import, and other workers than the chief never draw.
     from training.plots import draw_learning_curves, draw_report
 
-    write_whole(directory / MODEL, model.save_pretrained)
     if results is not None:
         write_json(directory / REPORT, results)
         draw_report(results, directory / PLOTS)
     draw_learning_curves(metrics.lines, directory / PLOTS)
-
-
-def _wait_for_all(devices: tf.distribute.Strategy) -> None:
-    """Returns when every worker is here: one that ends early takes the others down."""
-    if devices.num_replicas_in_sync > 1:
-        sum_up = functools.partial(tf.distribute.ReplicaContext.all_reduce, reduce_op=tf.distribute.ReduceOp.SUM)
-        devices.run(lambda: sum_up(tf.distribute.get_replica_context(), value=tf.constant(1.0)))
+    # Last: a run with a model is finished.
+    write_whole(directory / MODEL, model.save_pretrained)

@@ -67,7 +67,7 @@ def test_a_run_writes_what_it_promises(finished):
     assert written == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard", "model", "report.json", "plots"}
     assert {path.name for path in (directory / "plots").iterdir()} == {"learning_curves.png", "confusion_matrix.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (directory / "plots").iterdir())
-    assert (directory / "checkpoints" / "step-10.index").exists()
+    assert (directory / "checkpoints" / "step-10" / "state.json").exists()
     assert not (directory / "checkpoints" / "step-5.index").exists()
     assert list((directory / "tensorboard").glob("events.*"))
     assert results["model"] == str(directory / "model")
