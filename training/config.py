@@ -31,13 +31,13 @@ TASKS = (
 )
 PROBLEMS = ("single_label", "multi_label", "regression")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("one_device", "mirrored", "multi_worker")
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 BATCHING = ("packed", "padded")
 KEPT = ("best", "last")
 NOT_FINITE = ("stop", "skip")
 
 _TOLD = ("checkpoint_steps", "keep_checkpoints", "keep_checkpoint_steps", "log_steps", "tensorboard")
-_DEVICES = ("strategy", "devices", "mesh")
+_DEVICES = ("strategy", "devices", "tpu", "mesh")
 """Keys that a run which another one continues may have other values of: they do not decide its weights."""
 OPTIMIZERS = ("adamw", "lamb", "adafactor", "muon")
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "wsd", "constant")
@@ -207,6 +207,10 @@ class RunConfig:
         "of a corpus: what is learnt from it (name), and its options; default: the task's own with its defaults", dict
     )
     strategy: str = key("devices to train on", "one_device", choices=STRATEGIES)
+    devices: list[str] | None = key(
+        "for mirrored: which, such as [GPU:0, GPU:1] or [CPU:0, CPU:1]; default: all GPUs, or the CPU", None
+    )
+    tpu: str | None = key("for tpu: its name or address; default: the variable TPU_NAME, or this machine's", None)
     output: str = key("directory of the run: config.yaml, checkpoints/, model/, metrics.jsonl, report.json, plots/")
 
     def __post_init__(self):
@@ -220,6 +224,9 @@ class RunConfig:
         if model.family is not None and model.tokenizer is None:
             raise ValueError("model.tokenizer: a new network needs the directory of a tokenizer")
         self._check_data()
+        for name, strategy in (("devices", "mirrored"), ("tpu", "tpu")):
+            if getattr(self, name) is not None and self.strategy != strategy:
+                raise ValueError(f"{name}: only for strategy {strategy}, and the strategy is {self.strategy}")
         if self.data.validation is not None and self.data.validation_share:
             raise ValueError("data: give validation (a file) or validation_share, not both")
         if not self.validates and training.early_stopping:

@@ -45,14 +45,16 @@ from training.output import (
 from training.paths import located
 from training.preemption import Notice
 from training.pretraining import check_corpus, corpus_batches
+from training.rendezvous import as_worker
 from training.reports import report
 from training.schedules import schedule
-from training.strategy import is_chief, strategy
+from training.strategy import is_chief, strategy_of
 from training.workers import check_same_step, wait_for_all
 
 logger = logging.getLogger(__name__)
 
 
+@as_worker
 def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = False) -> dict[str, Any]:
     """Trains what a config says and writes its output directory (see `training.output`).
 
@@ -72,7 +74,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     Raises FileNotFoundError and ValueError, one line each, before anything is written or removed, as far as can be known.
     """
     check_output(config, overwrite=overwrite)
-    devices = strategy(config.strategy)
+    devices = strategy_of(config)
     keras.utils.set_random_seed(config.training.seed)
     train = validation = test = None
     if config.data.corpus is None:
@@ -219,6 +221,8 @@ def compile_model(model: Task, training: TrainingConfig, steps: int):
     falls = {name: value for name, value in falls.items() if value is not None}
     rates = schedule(training.schedule, training.learning_rate, steps, warmup=training.warmup, **falls)
     options: dict[str, Any] = {"weight_decay": training.weight_decay, "global_clipnorm": training.clip_norm}
+    if training.not_finite == "skip":
+        options["skip_not_finite"] = True
     if training.betas is not None:
         options |= dict(zip(("beta_1", "beta_2"), training.betas, strict=True))
     if training.epsilon is not None:
