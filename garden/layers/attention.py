@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from garden.layers.clusters import dropped_softmax, worthwhile
 from garden.layers.dropout import Dropout
+from garden.layers.mesh import Cut, divided, on, shard_config, shard_count, sharded
 from garden.layers.normalization import RMSNorm
 from garden.layers.positions import rotate
 from garden.layers.projection import Dense, Projections
@@ -151,18 +152,36 @@ class MultiHeadAttention(keras.layers.Layer):
             self.query_norm = RMSNorm(head_norm_epsilon, dtype=self.dtype_policy, name="query_norm")
             self.key_norm = RMSNorm(head_norm_epsilon, dtype=self.dtype_policy, name="key_norm")
         self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.shards = []
 
     def build(self, input_shape):
+        if shard_count() > 1:
+            columns, rows = Cut(-1, self.query_key_value.widths), Cut(0, (self.heads * self.head_width,))
+            cuts = {"query_key_value": columns, "output_projection": rows}
+            self.shards = sharded(self, self._shard, cuts, input_shape)
+            return
         self.query_key_value.build(input_shape)
         for head_norm in (self.query_norm, self.key_norm):
-            if head_norm is not None:
+            if head_norm is not None and not head_norm.built:
                 head_norm.build((None, None, None, self.head_width))
         self.output_projection.build((*input_shape[:-1], self.heads * self.head_width))
+
+    def _shard(self, before: list) -> "MultiHeadAttention":
+        """Returns an attention of some of the heads."""
+        heads, fewer = divided(self, "heads", self.heads), divided(self, "key/value heads", self.key_value_heads)
+        config = {"heads": heads, "key_value_heads": fewer}
+        shard = MultiHeadAttention.from_config(shard_config(self, before, **config))
+        if before and self.query_norm is not None:
+            shard.query_norm, shard.key_norm = before[0].query_norm, before[0].key_norm  # all heads' alike
+        return shard
 
     def read(self, source_BSD: tf.Tensor) -> KeyValues:
         """Returns a source's keys and values, which `call` takes in its place."""
         if self.rotary_frequencies is not None:
             raise ValueError("attention: rotary frequencies turn keys by their positions; give the source itself")
+        if self.shards:
+            parts = [on(shard.device, shard.read, source_BSD) for shard in self.shards]
+            return KeyValues(*(tf.concat(heads, axis=2) for heads in zip(*parts, strict=True)))
         key, value = self.query_key_value(source_BSD, only=slice(1, 3))
         return KeyValues(self._heads(key, self.key_value_heads), self._heads(value, self.key_value_heads))
 
@@ -188,6 +207,10 @@ class MultiHeadAttention(keras.layers.Layer):
             rotary_frequencies: [H/2], of this call, where they depend on how long its texts are.
             cache: keys and values of earlier tokens; S is then the cache's size.
         """
+        if self.shards:
+            turned = {"query_positions": query_positions, "key_positions": key_positions}
+            turned |= {"rotary_frequencies": rotary_frequencies, "training": training}
+            return self._add_shards(x_BTD, source_BSD, bias, cache, turned)
         if isinstance(source_BSD, KeyValues):
             (query,) = self.query_key_value(x_BTD, only=slice(0, 1))
             return self.output_projection(
@@ -217,6 +240,30 @@ class MultiHeadAttention(keras.layers.Layer):
             key_BSKH, value_BSKH = cache.key, cache.value
         output = self.output_projection(self._attend(query_BTNH, key_BSKH, value_BSKH, bias, training))
         return output if cache is None else (output, cache)
+
+    def _add_shards(self, x_BTD, source_BSD, bias, cache, options):
+        """Returns what `call` does: each shard reads its own heads' part of the bias, of the cache and of a read source."""
+        count = len(self.shards)
+
+        def of_heads(x: tf.Tensor, axis: int) -> list[tf.Tensor]:
+            return tf.split(x, count, axis) if x.shape[axis] != 1 else [x] * count
+
+        biases = [None] * count if bias is None else of_heads(bias, 1)
+        sources, caches = [source_BSD] * count, [None] * count
+        if isinstance(source_BSD, KeyValues):
+            sources = [KeyValues(*parts) for parts in zip(*(tf.split(x, count, 2) for x in source_BSD), strict=True)]
+        if cache is not None:
+            parts = zip(tf.split(cache.key, count, 2), tf.split(cache.value, count, 2), strict=True)
+            caches = [KeyValueCache(key, value, cache.length) for key, value in parts]
+        answers = [
+            on(shard.device, shard, x_BTD, source, bias=bias, cache=cache, **options)
+            for shard, source, bias, cache in zip(self.shards, sources, biases, caches, strict=True)
+        ]
+        if cache is None:
+            return tf.add_n(answers)
+        changes, longer = zip(*answers, strict=True)
+        keys, values = (tf.concat([getattr(each, name) for each in longer], axis=2) for name in ("key", "value"))
+        return tf.add_n(changes), KeyValueCache(keys, values, longer[0].length)
 
     def _heads(self, x: tf.Tensor, heads: int) -> tf.Tensor:
         shape = tf.shape(x)

@@ -10,6 +10,7 @@ from garden.layers.attention import KeyValueCache, KeyValues, MultiHeadAttention
 from garden.layers.clusters import residual_norm, worthwhile
 from garden.layers.dropout import Dropout
 from garden.layers.feed_forward import FeedForward
+from garden.layers.mesh import Mesh, built_on, staged
 from garden.layers.normalization import LayerNorm, normalization
 from garden.layers.recomputation import recomputable
 
@@ -78,11 +79,14 @@ class EncoderBlock(keras.layers.Layer):
         self.attention, self.feed_forward = attention, feed_forward
         self.attention_path = Residual(**self.paths, dtype=self.dtype_policy, name="attention_path")
         self.feed_forward_path = Residual(**self.paths, dtype=self.dtype_policy, name="feed_forward_path")
+        self.stage: Mesh | None = None
 
     def build(self, input_shape):
-        for part in (self.attention, self.attention_path, self.feed_forward, self.feed_forward_path):
-            part.build(input_shape)
+        with built_on(self.stage):
+            for part in (self.attention, self.attention_path, self.feed_forward, self.feed_forward_path):
+                part.build(input_shape)
 
+    @staged
     @recomputable
     def call(
         self,
@@ -163,9 +167,11 @@ class DecoderBlock(EncoderBlock):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.cross_attention.build(input_shape)
-        self.cross_attention_path.build(input_shape)
+        with built_on(self.stage):
+            self.cross_attention.build(input_shape)
+            self.cross_attention_path.build(input_shape)
 
+    @staged
     @recomputable
     def call(
         self,

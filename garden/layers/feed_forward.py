@@ -6,6 +6,7 @@ import tensorflow as tf
 from garden.layers.activations import activation
 from garden.layers.clusters import elementwise, worthwhile
 from garden.layers.dropout import Dropout
+from garden.layers.mesh import Cut, divided, on, shard_config, shard_count, sharded
 from garden.layers.projection import Dense, Projections
 
 
@@ -45,12 +46,24 @@ class FeedForward(keras.layers.Layer):
         self.inner = Projections([inner_width] * (2 if gated else 1), name="inner", **parts)
         self.outer = Dense(width, name="outer", **(parts | ({"dtype": outer_dtype} if outer_dtype else {})))
         self.dropout = Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.shards = []
 
     def build(self, input_shape):
+        if shard_count() > 1:
+            cuts = {"inner": Cut(-1, self.inner.widths), "outer": Cut(0, (self.inner_width,))}
+            self.shards = sharded(self, self._shard, cuts, input_shape)
+            return
         self.inner.build(input_shape)
         self.outer.build((*input_shape[:-1], self.inner_width))
 
+    def _shard(self, before: list) -> "FeedForward":
+        """Returns a network of some of the columns."""
+        inner_width = divided(self, "columns", self.inner_width)
+        return FeedForward.from_config(shard_config(self, before, inner_width=inner_width))
+
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if self.shards:
+            return tf.add_n([on(shard.device, shard, x, training=training) for shard in self.shards])
         inner, *values = self.inner(x)
         function = activation(self.activation_name)
         inner = elementwise(function)(inner) if worthwhile(inner, training) else function(inner)

@@ -23,6 +23,7 @@ import tensorflow as tf
 from garden.checkpoints import huggingface
 from garden.checkpoints.weight_map import Rule, copy, dump, load, transposed
 from garden.checkpoints.weights import Weights, alias, modern_names, strip_prefix
+from garden.layers.mesh import current_mesh, whole
 from garden.layers.positions import segment_positions
 
 logger = logging.getLogger(__name__)
@@ -227,6 +228,8 @@ def initializer(stddev: float) -> keras.initializers.Initializer:
 class Unwritten(keras.initializers.Initializer):
     """Tables and kernels in memory that nobody has touched yet; vectors are zeros."""
 
+    unwritten = True
+
     def __call__(self, shape, dtype=None):
         dtype = tf.as_dtype(dtype or keras.config.floatx())
         return tf.zeros(shape, dtype) if len(shape) < 2 else tf.raw_ops.Empty(shape=list(shape), dtype=dtype)
@@ -246,11 +249,19 @@ class Backbone(keras.Model):
 
     input_names: ClassVar[tuple[str, ...]] = ("token_ids", "segment_ids", "positions")
 
+    spreads: ClassVar[bool] = False
+    """Whether it is made of attention blocks, which a mesh of devices divides: see `garden.layers.mesh`."""
+
     bounded: ClassVar[bool] = True
     """Whether there is nothing for positions from the config's `longest` on: a table ends, rotations do not."""
 
     def __init__(self, config: Config, **kwargs):
         super().__init__(**kwargs)
+        if current_mesh() and not self.spreads:
+            raise ValueError(
+                f'mesh: a network of the family "{self.family.model_type}" is not made of attention blocks, which alone are '
+                "spread over devices; train it on one_device, mirrored or multi_worker"
+            )
         self.config = config
         self.blank = _blank.get()
 
@@ -428,8 +439,11 @@ def combined(backbone: Backbone, heads: Mapping[str, keras.layers.Layer]) -> tup
 
 
 def named_variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
-    """Returns the weights, frozen ones too, by their path below `layer`: `block_0/attention/query_key_value/kernel`."""
-    return {variable.path.split("/", 1)[1]: variable for variable in layer.weights}
+    """Returns the weights, frozen ones too, by their path below `layer`: `block_0/attention/query_key_value/kernel`.
+
+    Those in shards are told as the one that they are pieces of: see `garden.layers.mesh`.
+    """
+    return {variable.path.split("/", 1)[1]: variable for variable in whole(layer.weights)}
 
 
 def dense(variable: str, tensor: str, *, bias: bool = True) -> list[Rule]:

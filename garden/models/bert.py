@@ -29,6 +29,7 @@ from garden.layers import (
     attention_bias,
     first_positions,
 )
+from garden.layers.mesh import in_stages
 from garden.models import heads
 from garden.models.backbone import Backbone, Config, Family, dense, initializer, norm
 
@@ -97,6 +98,7 @@ class BertBackbone(Backbone):
         embeddings: another network, whose tables and their norm this one shares: ELECTRA trains two together.
     """
 
+    spreads = True
     input_names = ("token_ids", "segment_ids", "positions", "type_ids")
     has_types: ClassVar[bool] = True  # a table of sentence types
     tensors: ClassVar[Mapping[str, str]] = {
@@ -157,6 +159,7 @@ class BertBackbone(Backbone):
         for layer in (self.words, self.positions, self.types, self.norm, self.wider):
             if layer is not None and not layer.built:
                 layer.build(narrow)
+        in_stages(self.blocks)
         for layer in (*self.blocks, self.pooler):
             if layer is not None:
                 layer.build(width)

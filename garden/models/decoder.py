@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from garden.checkpoints.weights import Weights
 from garden.layers import Dropout, EncoderBlock, KeyValueCache, LearnedPositions, Rotary, attention_bias
+from garden.layers.mesh import in_stages
 from garden.models import heads
 from garden.models.backbone import Backbone, Config
 from garden.models.cache import DecoderCache
@@ -28,6 +29,7 @@ class DecoderBackbone(Backbone):
     the last one's, and `sequence`. With a `cache`, also the cache with T more tokens: see `DecoderCache`.
     """
 
+    spreads = True
     positions: LearnedPositions | None = None
     rotary: Rotary | None = None
     dropout: Dropout
@@ -35,6 +37,7 @@ class DecoderBackbone(Backbone):
     norm: keras.layers.Layer
 
     def build(self, input_shape=None):
+        in_stages(self.blocks)
         shape = (None, None, self.width)
         for layer in (self.words, self.positions, *self.blocks, self.norm):
             if layer is not None:

@@ -10,7 +10,7 @@ import keras
 
 from garden.layers import activation, sinusoidal_table
 from garden.models import heads
-from garden.models.backbone import Backbone, Config, Family
+from garden.models.backbone import Backbone, Config, Family, named_variables
 from garden.models.bert import BertBackbone
 
 
@@ -75,7 +75,9 @@ class DistilBertBackbone(BertBackbone):
     def __init__(self, config: DistilBertConfig, **kwargs):
         super().__init__(config, pooler=False, **kwargs)
         if config.sinusoidal_pos_embds:
-            self.positions.table.assign(sinusoidal_table(config.max_position_embeddings, config.dim))
+            named_variables(self)["positions/table"].assign(
+                sinusoidal_table(config.max_position_embeddings, config.dim)
+            )
 
     def get_config(self) -> dict:
         return {name: value for name, value in super().get_config().items() if name != "pooler"}

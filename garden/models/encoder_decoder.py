@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.layers import DecoderBlock, Dropout, Embedding, KeyValueCache, KeyValues, attention_bias, segment_positions
+from garden.layers.mesh import in_stages
 from garden.models.backbone import Backbone, Config, initializer
 from garden.models.cache import DecoderCache
 
@@ -348,6 +349,8 @@ class StackedEncoderDecoder(EncoderDecoder):
     Without the decoder (`decoder=False`) it is the encoder alone, whose states are `sequence` then.
     """
 
+    spreads = True
+
     def __init__(self, config: Config, *, decoder: bool = True, **kwargs):
         super().__init__(config, **kwargs)
         self.words = Embedding(
@@ -381,6 +384,7 @@ class StackedEncoderDecoder(EncoderDecoder):
 
     def build(self, input_shape=None):
         self.words.build()
+        in_stages([*self.encoder.blocks, *(self.decoder.blocks if self.decoder else ())])
         for stack in (self.encoder, self.decoder):
             if stack is not None:
                 stack.build((None, None, self.width))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from garden.checkpoints.weight_map import Rule, copy
 from garden.layers import (
@@ -21,7 +22,7 @@ from garden.layers import (
     activation,
 )
 from garden.models import heads
-from garden.models.backbone import Config, Family, initializer, norm
+from garden.models.backbone import Config, Family, initializer, named_variables, norm
 from garden.models.decoder import DecoderBackbone, DecoderEmbeddingHead, DecoderTextHead, DecoderTokenHead
 
 
@@ -109,9 +110,11 @@ class GPT2Backbone(DecoderBackbone):
         if self.blank:
             return
         # What a new network's blocks add to the stream has the same size however many they are, as in the reference.
-        for block in self.blocks:
-            for kernel in (block.attention.output_projection.kernel, block.feed_forward.outer.kernel):
-                kernel.assign(kernel.value * (2 * self.config.n_layer) ** -0.5)
+        variables = named_variables(self)
+        for index in range(self.config.n_layer):
+            for name in ("attention/output/kernel", "feed_forward/outer/kernel"):
+                kernel = variables[f"block_{index}/{name}"]
+                kernel.assign(kernel.numpy() * np.float32((2 * self.config.n_layer) ** -0.5))
 
     def _scale(self, index: int) -> float:
         scale = (self.config.n_embd // self.config.n_head) ** -0.5 if self.config.scale_attn_weights else 1.0

@@ -14,6 +14,7 @@ import tensorflow as tf
 from garden.checkpoints.weight_map import Rule, copy
 from garden.checkpoints.weights import Weights
 from garden.layers import Dense, Dropout, Embedding, LayerNorm, activation
+from garden.layers.mesh import last_stage
 from garden.models.backbone import Backbone, Config, dense, initializer, norm
 
 
@@ -153,7 +154,8 @@ class VocabularyHead(Head):
 
     def build(self, input_shape=None):
         if not self.tied:
-            self.words.build()
+            with last_stage():
+                self.words.build()
         if self.bias:
             self.vocabulary_bias = self.add_weight(name="bias", shape=(self.config.vocab_size,), initializer="zeros")
 

@@ -24,6 +24,7 @@ from garden.layers import (
     SinusoidalPositions,
     attention_bias,
 )
+from garden.layers.mesh import in_stages
 from garden.models import heads
 from garden.models.backbone import Config, Family, dense, initializer, norm
 from garden.models.encoder_decoder import EncoderDecoder, TargetCache
@@ -63,6 +64,8 @@ class TransformerConfig(Config):
 @keras.saving.register_keras_serializable("garden")
 class TransformerBackbone(EncoderDecoder):
     """The encoder and the decoder; inputs and outputs are those of every `EncoderDecoder`."""
+
+    spreads = True
 
     def __init__(self, config: TransformerConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -104,6 +107,7 @@ class TransformerBackbone(EncoderDecoder):
 
     def build(self, input_shape=None):
         self.words.build()
+        in_stages([*self.encoder, *self.decoder])
         for block in (*self.encoder, *self.decoder):
             block.build((None, None, self.width))
 

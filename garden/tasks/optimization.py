@@ -1,10 +1,13 @@
 """How tasks are trained unless the user says otherwise: AdamW, a linear schedule, clipping after aggregation."""
 
+import math
 from types import MethodType
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from garden.layers.mesh import beside, slot_of
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -39,15 +42,56 @@ class Optimizer(keras.optimizers.Optimizer):
 
     Variables of rank 0 and 1, which are norms and biases, are not decayed. `update_step` does all that happens to a variable,
     its decay too: Keras takes three passes over all variables for that.
+
+    Args:
+        skip_not_finite: whether a step whose gradient has an infinite or undefined norm changes nothing, and is counted in
+            `skipped`, a scalar variable that is None otherwise.
     """
 
     def __init__(
-        self, learning_rate, *, weight_decay: float, global_clipnorm: float | None = 1.0, name: str, **kwargs: Any
+        self,
+        learning_rate,
+        *,
+        weight_decay: float,
+        global_clipnorm: float | None = 1.0,
+        skip_not_finite: bool = False,
+        name: str,
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate, weight_decay=weight_decay, global_clipnorm=global_clipnorm, name=name, **kwargs
         )
+        self.skip_not_finite, self.skipped = skip_not_finite, None
         clip_after_aggregation(self)
+
+    def build(self, variables):
+        super().build(variables)
+        if self.skip_not_finite:
+            self.skipped = self.add_variable(
+                (), initializer="zeros", dtype="int64", aggregation="only_first_replica", name="skipped"
+            )
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        update_step = self._update_of_finite if self.skip_not_finite else self.update_step
+        for gradient, variable in grads_and_vars:
+            distribution.extended.update(
+                variable,
+                lambda variable, gradient, rate: update_step(gradient, variable, rate),
+                args=(gradient, learning_rate),
+                group=False,
+            )
+
+    def _update_of_finite(self, gradient, variable, learning_rate) -> None:
+        def update():
+            self.update_step(gradient, variable, learning_rate)
+            return tf.constant(True)
+
+        # A gradient that is not finite somewhere has become so everywhere.
+        tf.cond(tf.math.is_finite(tf.reshape(gradient, [-1])[0]), update, lambda: tf.constant(False))
+
+    def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
+        slot = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
+        return slot_of(reference_variable, slot)
 
     def _use_weight_decay(self, variable) -> bool:
         return len(variable.shape) > 1 and super()._use_weight_decay(variable)
@@ -92,8 +136,9 @@ class AdamW(Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """One variable's update."""
-        self.decay(variable, learning_rate)
-        self.adam(gradient, variable, learning_rate)
+        with beside(variable):
+            self.decay(variable, learning_rate)
+            self.adam(gradient, variable, learning_rate)
 
     def adam(self, gradient, variable, learning_rate) -> None:
         """Adam's part of an update; `tf.raw_ops.ResourceApplyAdam` reads and writes each number once."""
@@ -135,8 +180,8 @@ def clip_after_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
         return [(None if grad is None else next(present), var) for grad, var in zip(grads, variables, strict=True)]
 
     def _clipped(grads):
-        limit = optimizer.global_clipnorm
-        if not limit:
+        limit, skip = optimizer.global_clipnorm, getattr(optimizer, "skip_not_finite", False)
+        if not limit and not skip:
             return clip(grads)
         norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(grad), tf.float32) for grad in grads]))
 
@@ -144,8 +189,19 @@ def clip_after_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
             scale = limit / norm
             return [grad * tf.cast(scale, grad.dtype) for grad in grads]
 
+        def as_they_are():
+            return [tf.identity(grad) for grad in grads]
+
+        if skip:
+            finite = tf.math.is_finite(norm)
+            optimizer.skipped.assign_add(tf.cast(~finite, tf.int64))
+            grads = tf.cond(
+                finite,
+                as_they_are,
+                lambda: [tf.fill(tf.shape(grad), grad.dtype.as_numpy_dtype(math.nan)) for grad in grads],
+            )
         # Most of the cost of clipping is writing gradients that need none.
-        return tf.cond(norm > limit, scaled, lambda: [tf.identity(grad) for grad in grads])
+        return tf.cond(norm > limit, scaled, as_they_are) if limit else clip(grads)
 
     optimizer._all_reduce_sum_gradients = MethodType(aggregate_and_clip, optimizer)
     optimizer._clip_gradients = lambda grads: grads
