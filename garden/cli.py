@@ -442,19 +442,29 @@ def convert(
         click.echo(f"left out: {', '.join(report['left_out'])}", err=True)
 
 
-@_command(click.argument("directory"), JSON, short_help="Describe a model or an export.")
-def info(directory: str, as_json: bool) -> None:
+@_command(
+    click.argument("directory"),
+    click.option("--mesh", metavar="model=N,stage=M", help="Of a model: bytes of parameters on each device of a mesh."),
+    JSON,
+    short_help="Describe a model or an export.",
+)
+def info(directory: str, mesh: str | None, as_json: bool) -> None:
     """Describes a model's directory, or an export: what it is, how large, what goes in and comes out.
 
     \b
     Example:
       garden info runs/sentiment/model
       garden info exports/sentiment
+      garden info --mesh model=2,stage=2 runs/sentiment/model
     """
     from garden.describe import describe
     from training.paths import located
 
     described = describe(located(directory))
+    if mesh is not None:
+        from training.mesh import bytes_by_device, sizes_of
+
+        described["bytes_by_device"] = bytes_by_device(located(directory), sizes_of(mesh))
     if as_json:
         print_json(described)
         return

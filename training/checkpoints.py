@@ -29,6 +29,7 @@ import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from garden.layers.mesh import whole
 from garden.tasks import Task
 from training.output import ASIDE, write_whole
 
@@ -200,15 +201,17 @@ class Checkpoints:
     # What is saved.
 
     def _weights(self) -> dict[str, Any]:
-        return _named("weights", self._model.weights)
+        return _named("weights", whole(self._model.weights))
 
     def _state(self) -> dict[str, Any]:
         model = self._model
         metrics = [variable for metric in model.metrics for variable in metric.variables]
         return {
             **self._weights(),
-            **_named("optimizer", model.optimizer.variables),
-            **_named("averages", model.averages.variables if model.averages else ()),
+            **_named("optimizer", whole(model.optimizer.variables)),
+            **_named(
+                "averages", whole(model.averages.variables, like=model.trainable_variables) if model.averages else ()
+            ),
             **_named("metrics", metrics),
         }
 
@@ -236,7 +239,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _named(kind: str, variables) -> dict[str, Any]:
-    """Returns variables by their places, with names for whoever looks: Keras's, less the numbers that another process counts."""
+    """Returns variables by their places, with names for whoever looks: Keras's, less what differs between processes."""
     return {
         f"{kind}/{index:05d}/{re.sub(r'_[0-9]+', '', getattr(each, 'path', each.name))}": (
             each.value if isinstance(each, keras.Variable) else each

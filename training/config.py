@@ -31,7 +31,8 @@ TASKS = (
 )
 PROBLEMS = ("single_label", "multi_label", "regression")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu", "model_parallel")
+MESH = ("model", "stage")
 BATCHING = ("packed", "padded")
 KEPT = ("best", "last")
 NOT_FINITE = ("stop", "skip")
@@ -211,6 +212,12 @@ class RunConfig:
         "for mirrored: which, such as [GPU:0, GPU:1] or [CPU:0, CPU:1]; default: all GPUs, or the CPU", None
     )
     tpu: str | None = key("for tpu: its name or address; default: the variable TPU_NAME, or this machine's", None)
+    mesh: dict[str, int] | None = key(
+        "for model_parallel: devices that each layer is spread over (model), times runs of blocks on devices of their own "
+        "(stage), such as {model: 2, stage: 1}",
+        None,
+        least=1,
+    )
     output: str = key("directory of the run: config.yaml, checkpoints/, model/, metrics.jsonl, report.json, plots/")
 
     def __post_init__(self):
@@ -224,9 +231,11 @@ class RunConfig:
         if model.family is not None and model.tokenizer is None:
             raise ValueError("model.tokenizer: a new network needs the directory of a tokenizer")
         self._check_data()
-        for name, strategy in (("devices", "mirrored"), ("tpu", "tpu")):
+        for name, strategy in (("devices", "mirrored"), ("tpu", "tpu"), ("mesh", "model_parallel")):
             if getattr(self, name) is not None and self.strategy != strategy:
                 raise ValueError(f"{name}: only for strategy {strategy}, and the strategy is {self.strategy}")
+        if self.strategy == "model_parallel":
+            self._check_mesh()
         if self.data.validation is not None and self.data.validation_share:
             raise ValueError("data: give validation (a file) or validation_share, not both")
         if not self.validates and training.early_stopping:
@@ -249,6 +258,18 @@ class RunConfig:
             if value and self.task not in tasks:
                 known = " and ".join(f'"{task}"' for task in tasks)
                 raise ValueError(f'{name}: only for task {known}, and the task is "{self.task}"')
+
+    def _check_mesh(self) -> None:
+        if not self.mesh:
+            raise ValueError("mesh: strategy model_parallel needs one, such as mesh: {model: 2, stage: 1}")
+        for name in self.mesh:
+            if name not in MESH:
+                raise ValueError(f"mesh.{name}: no such key; known: {', '.join(MESH)}")
+        if self.training.optimizer != "adamw":
+            raise ValueError(
+                f"training.optimizer: {self.training.optimizer} looks at whole weights, which strategy model_parallel has in "
+                "shards; take adamw"
+            )
 
     def _check_data(self) -> None:
         data = self.data

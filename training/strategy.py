@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from training.cluster import resolve
 from training.config import RunConfig
+from training.mesh import ModelParallel, make_cpus, mesh_of
 from training.rendezvous import guarded
 
-NOT_YET = ("model_parallel",)
 _REACH_SECONDS = 10.0
 
 
@@ -22,21 +22,29 @@ def strategy_of(config: RunConfig) -> tf.distribute.Strategy:
 
     Raises ValueError, one line, as `strategy` does, and where its replicas do not divide the batch.
     """
-    made = strategy(config.strategy, devices=config.devices, tpu=config.tpu)
+    made = strategy(config.strategy, devices=config.devices, tpu=config.tpu, mesh=config.mesh)
     check_batch(config.training.batch_size, made)
     return made
 
 
-def strategy(name: str, *, devices: Sequence[str] | None = None, tpu: str | None = None) -> tf.distribute.Strategy:
+def strategy(
+    name: str,
+    *,
+    devices: Sequence[str] | None = None,
+    tpu: str | None = None,
+    mesh: Mapping[str, int] | None = None,
+) -> tf.distribute.Strategy:
     """Returns the strategy of a name.
 
     Args:
         name: "one_device": TensorFlow's own choice, the first GPU or the CPU; "mirrored": all GPUs of this machine (where
             there is none, all logical CPU devices); "multi_worker": all machines of the cluster that the environment
-            describes (see `training.cluster`); "tpu": all cores of a TPU.
+            describes (see `training.cluster`); "tpu": all cores of a TPU; "model_parallel": a network spread over
+            devices of this machine.
         devices: for "mirrored", which instead of all: "GPU:0", "GPU:2"; of "CPU:0", "CPU:1" those that are not there are
             made, unless TensorFlow has started.
         tpu: for "tpu", its name or address; default: the environment variable TPU_NAME, or the one of this machine.
+        mesh: for "model_parallel", how: {"model": shards, "stage": stages} (see `training.mesh`).
 
     Raises ValueError for any other name, for devices that are not there, and for "multi_worker" without a cluster.
     """
@@ -50,8 +58,9 @@ def strategy(name: str, *, devices: Sequence[str] | None = None, tpu: str | None
             return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu(tpu or os.environ.get("TPU_NAME"))
-    later = " is not available yet;" if name in NOT_YET else ":"
-    raise ValueError(f'strategy "{name}"{later} expected one_device, mirrored, multi_worker or tpu')
+    if name == "model_parallel":
+        return ModelParallel(mesh_of(mesh or {}))
+    raise ValueError(f'strategy "{name}": expected one_device, mirrored, multi_worker, tpu or model_parallel')
 
 
 def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
@@ -90,23 +99,13 @@ def _named_devices(names: Sequence[str]) -> list[str]:
         wanted.append((found[1], int(found[2])))
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"devices: expected one or several, each once, got [{', '.join(names)}]")
-    _make_cpus(1 + max((index for kind, index in wanted if kind == "CPU"), default=0))
+    make_cpus(1 + max((index for kind, index in wanted if kind == "CPU"), default=0))
     there = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices()]
     missing = [f"{kind}:{index}" for kind, index in wanted if f"{kind}:{index}" not in there]
     if missing:
         known = ", ".join(name for name in there if name.startswith(("CPU", "GPU")))
         raise ValueError(f"devices: no {', '.join(missing)} here; there are {known}")
     return list(names)
-
-
-def _make_cpus(count: int) -> None:
-    """Makes logical CPU devices, as far as there are fewer and TensorFlow has not started."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if count > len(tf.config.get_logical_device_configuration(cpu) or [None]):
-        try:
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-        except RuntimeError:
-            return  # it has started: what is missing will be told
 
 
 def _tpu(address: str | None) -> tf.distribute.Strategy:

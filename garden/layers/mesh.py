@@ -303,8 +303,8 @@ def _undrawn() -> Iterator[None]:
 class Whole:
     """A weight in pieces, or its optimiser's, with what a `keras.Variable` has that checkpoints need."""
 
-    def __init__(self, shard: Shard, pieces: Sequence[keras.Variable | tf.Variable]):
-        self.path, self._cut, self._pieces = shard.path, shard.cut, list(pieces)
+    def __init__(self, path: str, cut: Cut | None, pieces: Sequence[keras.Variable | tf.Variable]):
+        self.path, self._cut, self._pieces = path, cut, list(pieces)
         self.name, self.dtype = self.path.rpartition("/")[2], pieces[0].dtype
         shape = list(pieces[0].shape)
         if self._cut is not None:
@@ -355,7 +355,8 @@ def whole(variables: Iterable[Any], like: Sequence[keras.Variable] | None = None
         if shard is None:
             found[id(variable)] = variable
         elif shard.path not in found:
-            found[shard.path] = Whole(shard, pieces[shard.path])
+            path = shard.path if like is None else variable.name
+            found[shard.path] = Whole(path, shard.cut, pieces[shard.path])
     return list(found.values())
 
 
