@@ -102,7 +102,8 @@ class LogMetrics(_StepCallback):
         values = {name: float(value) for name, value in logs.items() if name != _RATE}
         speed = (self._tokens() - self._tokens_seen) / max(time.perf_counter() - self._began, 1e-9)
         line = {"step": step, **values, "learning_rate": rate, "tokens": self.tokens, _RATE: round(speed, 1)}
-        skipped = getattr(self.model.optimizer, "skipped", None)
+        optimizer = self.model.optimizer
+        skipped = getattr(getattr(optimizer, "inner_optimizer", optimizer), "skipped", None)
         if skipped is not None:
             line["skipped_steps"] = int(skipped)
         self.metrics.write(line)

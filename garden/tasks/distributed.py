@@ -10,12 +10,14 @@ Stock Keras 3 differs in four ways that matter here, each mended below:
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers import LossScaleOptimizer
 
 from garden.layers.dropout import step_seed
 from garden.layers.recomputation import recomputation
@@ -40,6 +42,7 @@ class DistributedModel(keras.Model):
         self._clock: tuple[float, float] | None = None
         self._rate = 0.0
         self.accumulate, self.recompute = 1, False
+        self._skips = False
         self.averages: Averages | None = None
 
     def weighted_losses(self, x, y, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor]:
@@ -100,6 +103,7 @@ class DistributedModel(keras.Model):
             # What Keras calls unweighted metrics would count padding: these are given weights of 0 and 1.
             super().compile(optimizer=optimizer, loss=loss, weighted_metrics=metrics, jit_compile=jit_compile, **kwargs)
             inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            self._skips = isinstance(inner, Optimizer) and inner.skip_not_finite
             if not isinstance(inner, Optimizer):
                 clip_after_aggregation(inner)
             self.optimizer.build(self.trainable_variables)
@@ -113,9 +117,27 @@ class DistributedModel(keras.Model):
         loss, gradients = self._gradients(data) if self.accumulate == 1 else self._gradients_in_parts(data)
         # Counting steps and decaying weights need no data: without this they would be done once more when it ends.
         with tf.control_dependencies([loss]):
-            self.optimizer.apply(gradients, self.trainable_variables)
+            self.optimizer.apply(self._agreed(gradients), self.trainable_variables)
             if self.averages is not None:
                 self.averages.update(self.optimizer.iterations.value)
+
+    def _agreed(self, gradients: list) -> list:
+        """Returns gradients that overflow on all replicas, if they do on one.
+
+        Keras's loss scaling skips such a step, and judges by one replica's gradients, before they are added up.
+        """
+        context = tf.distribute.get_replica_context()
+        if not isinstance(self.optimizer, LossScaleOptimizer) or context.num_replicas_in_sync == 1:
+            return gradients
+        finite = [
+            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(each))) for each in gradients if each is not None
+        ]
+        overflows = tf.cast(~tf.reduce_all(tf.stack(finite)), tf.float32)
+        overflows = context.all_reduce(tf.distribute.ReduceOp.SUM, overflows)
+        spoilt = tf.where(overflows > 0, math.nan, 1.0)
+        return [
+            None if each is None else tf.convert_to_tensor(each) * tf.cast(spoilt, each.dtype) for each in gradients
+        ]
 
     def _gradients(self, data, totals=None, part=None, parts=1) -> tuple[tf.Tensor, list]:
         """Returns this replica's share of the loss and of its gradient, and measures what is predicted on the way.
@@ -192,6 +214,9 @@ class DistributedModel(keras.Model):
 
     def _measure(self, terms, x, y, y_pred, sample_weight) -> None:
         for name, (losses, weights) in terms.items():
+            if self._skips:  # a step that is skipped has no part in the mean
+                finite = tf.math.is_finite(losses)
+                losses, weights = tf.where(finite, losses, 0), tf.where(finite, weights, 0)
             self._term_trackers.get(name, self._loss_tracker).update_state(losses, sample_weight=weights)
         if self._compile_metrics is not None:
             labels, predictions, counted = self.metric_inputs(x, y, y_pred, sample_weight)
