@@ -20,6 +20,8 @@ import click
 
 from garden.commands import JSON, declare, log_to_stderr, print_json
 from garden.corpus_commands import corpus
+from garden.launch_commands import launch
+from garden.launch_commands import options as launch_options
 
 BAD_INPUT = (ValueError, TypeError, OSError, ImportError)
 BAD_INPUT_EXIT = 2
@@ -123,6 +125,9 @@ cli.add_command(corpus)
 _command = functools.partial(declare, cli)
 
 
+_command(*launch_options(), short_help="Train on several workers, here or on a cluster.")(launch)
+
+
 class _TrainCommand(click.Command):
     """Ends its help with all keys of a run config."""
 
@@ -138,11 +143,14 @@ class _TrainCommand(click.Command):
     click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]..."),
     click.option("--overwrite", is_flag=True, help="Replace a run that is in the output directory."),
     click.option("--progress", is_flag=True, help="Show progress even where stderr is not a terminal."),
+    click.option("--strategy", help="Devices to train on: short for strategy=STRATEGY."),
     JSON,
     cls=_TrainCommand,
     short_help="Train what a config describes.",
 )
-def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bool, as_json: bool) -> None:
+def train(
+    config: str, overrides: tuple[str, ...], overwrite: bool, progress: bool, strategy: str | None, as_json: bool
+) -> None:
     """Trains the model that the YAML file CONFIG describes; KEY=VALUE changes a key of it.
 
     \b
@@ -152,7 +160,7 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, progress: bo
     from training.config import read_config
     from training.paths import located
 
-    read = read_config(located(config), overrides)
+    read = read_config(located(config), [*overrides, *([f"strategy={strategy}"] if strategy else [])])
     terminal = sys.stderr.isatty()
     log_to_stderr(logging.INFO if progress and not terminal else logging.WARNING)
     from training.run import run

@@ -15,6 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 ENTRY_POINTS = {
     Path("garden/cli.py"),
     Path("garden/corpus_commands.py"),
+    Path("garden/launch_commands.py"),
 }  # may import anything, but not before a command needs it
 # Methods that Keras defines: they have docstrings only where there is more to say.
 KERAS = {"build", "call", "get_config", "from_config", "train_step", "test_step", "predict_step", "update_step"}
