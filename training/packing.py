@@ -76,9 +76,6 @@ class _OpenRow:
     number: int
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # ids, starts, special
 
-    def __lt__(self, other: _OpenRow) -> bool:
-        return (self.free, self.number) < (other.free, other.number)
-
 
 @dataclass
 class Rows:
@@ -120,8 +117,12 @@ class Packer:
         # In short rows a tenth of the row is as much as may stay empty.
         self.open_rows, self.least_piece = open_rows, max(min(least_piece, length // 10), 1)
         self.counts = Counts()
-        self._open: list[_OpenRow] = []  # the fullest first
+        self._open: list[tuple[int, int, _OpenRow]] = []  # free places, number, row: the fullest first
         self._made = 0
+        # What the layout says, as plain attributes: each document asks many times.
+        self._carry, self._overhead, self._overlap = layout.carry, layout.overhead, int(layout.carry)
+        self._least_room = self._overhead + self.least_piece + self._overlap
+        """Free places that are worth keeping a row open for."""
         self._around = tuple(np.asarray(ids, np.uint32) for ids in (layout.prefix, layout.suffix))
 
     def add(self, ids: np.ndarray, sentence_starts: np.ndarray | None = None) -> Iterator[_OpenRow]:
@@ -135,62 +136,64 @@ class Packer:
         starts = np.zeros(len(ids), bool) if sentence_starts is None else np.array(sentence_starts, bool)
         starts[0] = True
         special = np.zeros(len(ids), bool)
-        if self.layout.carry:
+        if self._carry:
             prefix, suffix = self._around
             outside = (np.zeros(len(prefix), bool), np.zeros(len(suffix), bool))
             ids = np.concatenate([prefix, ids, suffix])
             starts = np.concatenate([outside[0], starts, outside[1]])
             special = np.concatenate([~outside[0], special, ~outside[1]])
-        room = self.length - self.layout.overhead
-        begin, overlap = 0, int(self.layout.carry)
+        room = self.length - self._overhead
+        begin = 0
         while len(ids) - begin > room:
             self.counts.cut += 1
             row = self._new_row()
             self._put(row, ids, starts, special, begin, begin + room)
             yield self._closed(row)
-            begin += room - overlap
+            begin += room - self._overlap
         yield from self._placed(ids, starts, special, begin)
 
     def finish(self) -> Iterator[_OpenRow]:
         """Yields the rows that are still open, after what the emptiest of them hold has filled the others."""
         while self._open:
-            row = self._open.pop()
+            *_, row = self._open.pop()
             held = sum(len(ids) for ids, _, _ in row.parts)
             # Where the others have room for all of it, and for the special tokens of more pieces, they take it.
-            if sum(max(other.free - self._least_room, 0) for other in self._open) < 2 * held:
+            if sum(max(free - self._least_room, 0) for free, *_ in self._open) < 2 * held:
                 yield self._closed(row)
                 continue
             made = self._made
             for ids, starts, special in row.parts:
                 yield from self._placed(ids, starts, special, 0, most=0)
             # A part that fitted nowhere has a row of its own: it would be taken apart again without end.
-            for new in [other for other in self._open if other.number > made]:
+            for new in [each for each in self._open if each[1] > made]:
                 self._open.remove(new)
-                yield self._closed(new)
-
-    @property
-    def _least_room(self) -> int:
-        """Free places that are worth keeping a row open for."""
-        return self.layout.overhead + self.least_piece + int(self.layout.carry)
+                yield self._closed(new[-1])
 
     def _placed(self, ids, starts, special, begin: int, most: int | None = None) -> Iterator[_OpenRow]:
         """Puts ids[begin:] into rows: whole where a row is then full or still has room for others, else in parts."""
-        overhead, overlap, least = self.layout.overhead, int(self.layout.carry), self.least_piece
+        opened, overhead, overlap, least, least_room = (
+            self._open,
+            self._overhead,
+            self._overlap,
+            self.least_piece,
+            self._least_room,
+        )
         most = self.open_rows if most is None else most
         while True:
             left = len(ids) - begin
             need = left + overhead
-            exact = self._first_with(need)
-            roomy = self._first_with(need + self._least_room)
-            if exact < len(self._open) and self._open[exact].free == need:
-                row = self._open.pop(exact)
-            elif roomy < len(self._open):
-                row = self._open.pop(roomy)
-            elif len(self._open) < most and (need == self.length or need <= self.length - self._least_room):
+            # Places in the list of the fullest rows that have so much room left.
+            exact = bisect_left(opened, (need,))
+            roomy = bisect_left(opened, (need + least_room,))
+            if exact < len(opened) and opened[exact][0] == need:
+                *_, row = opened.pop(exact)
+            elif roomy < len(opened):
+                *_, row = opened.pop(roomy)
+            elif len(opened) < most and (need == self.length or need <= self.length - least_room):
                 row = self._new_row()
-            elif (fitting := self._first_with(left - least + overlap + overhead + 1) - 1) >= 0:
+            elif (fitting := bisect_left(opened, (left - least + overlap + overhead + 1,)) - 1) >= 0:
                 # The largest room that a first part of this piece fills, with a rest that is a piece too.
-                row = self._open.pop(fitting)
+                *_, row = opened.pop(fitting)
                 part = row.free - overhead
                 self.counts.filling += 1
                 self._put(row, ids, starts, special, begin, begin + part)
@@ -198,17 +201,13 @@ class Packer:
                 yield self._closed(row)
                 continue
             else:
-                row = self._open.pop(exact) if exact < len(self._open) else self._new_row()
+                row = opened.pop(exact)[-1] if exact < len(opened) else self._new_row()
             self._put(row, ids, starts, special, begin, len(ids))
-            if row.free < self._least_room:
+            if row.free < least_room:
                 yield self._closed(row)
             else:
-                insort(self._open, row)
+                insort(opened, (row.free, row.number, row))
             return
-
-    def _first_with(self, free: int) -> int:
-        """Returns the number of the fullest open row that has `free` places left."""
-        return bisect_left(self._open, free, key=lambda row: row.free)
 
     def _new_row(self) -> _OpenRow:
         self._made += 1
@@ -216,10 +215,8 @@ class Packer:
 
     def _put(self, row: _OpenRow, ids, starts, special, begin: int, end: int) -> None:
         starts_here = starts[begin:end].copy()
-        row.free -= end - begin + self.layout.overhead
-        if self.layout.carry:
-            starts_here[0] |= begin > 0
-        else:
+        row.free -= end - begin + self._overhead
+        if not self._carry or begin > 0:
             starts_here[0] = True
         row.parts.append((ids[begin:end], starts_here, special[begin:end]))
 
@@ -238,7 +235,7 @@ class Packer:
         for row in rows:
             total = 0
             for ids, starts_here, special_here in row.parts:
-                if not self.layout.carry:
+                if not self._carry:
                     pieces += (prefix, ids, suffix)
                     starts += (no[0], starts_here, no[1])
                     special += (yes[0], special_here, yes[1])
@@ -246,7 +243,7 @@ class Packer:
                     pieces.append(ids)
                     starts.append(starts_here)
                     special.append(special_here)
-                lengths.append(len(ids) + self.layout.overhead)
+                lengths.append(len(ids) + self._overhead)
                 total += lengths[-1]
             counts.append(total)
         real = np.asarray(counts, np.int32)
