@@ -8,7 +8,7 @@ graph cost once; the peak memory of both says whether it grows. Turns alternate;
 vocabulary of 8,192 tokens is trained first.
 
 Records: the rows of that corpus as TFRecords of one size, mapped into memory (`training.corpora.store`), and as an ArrayRecord
-(`pip install array-record`; left out where that is missing): seconds to write them, and to read batches of 32 rows in random order.
+(`pip install array-record`; left out where that is missing): seconds to write them, and to read random batches of 32 rows.
 """
 
 from __future__ import annotations
