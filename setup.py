@@ -52,6 +52,7 @@ EXTRAS = {
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.100,<7",
+        "jsonschema>=4.20,<5",
         "ruff>=0.9,<0.16",
         *HUB,
         *CORPORA,
