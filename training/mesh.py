@@ -44,7 +44,7 @@ def mesh_of(sizes: Mapping[str, int]) -> Mesh:
     """
     model, stage = sizes.get("model", 1), sizes.get("stage", 1)
     count = model * stage
-    gpus = len(tf.config.get_visible_devices("GPU"))
+    gpus = len(tf.config.list_physical_devices("GPU"))
     kind = "GPU" if gpus else "CPU"
     if not gpus:
         make_cpus(count)
@@ -77,19 +77,18 @@ def sizes_of(text: str) -> dict[str, int]:
 def bytes_by_device(directory: Path, sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns the bytes of parameters that each device of a mesh would hold of a model in the Hugging Face layout.
 
-    The network is made on logical CPU devices, of memory that nothing touches: no weight is read, and neither GPUs nor as many
-    devices as the mesh has are needed. An optimiser such as AdamW keeps twice as much beside them.
+    The network is made in a graph that never runs: no weight is read, no memory taken, and no device needed. An optimiser such
+    as AdamW keeps twice as much beside them.
 
     Raises ValueError for a network that the mesh does not divide.
     """
-    with contextlib.suppress(RuntimeError):  # TensorFlow has started; there may be GPUs enough
-        tf.config.set_visible_devices([], "GPU")
-    mesh = mesh_of(sizes)
+    model, stage = sizes.get("model", 1), sizes.get("stage", 1)
+    mesh = Mesh.of([f"/device:GPU:{index}" for index in range(model * stage)], model=model, stage=stage)
     values = huggingface.read_config(directory)
     where = directory / huggingface.CONFIG_FILE
     family = family_of(values, where)
     tasks = family.tasks_named(values)
-    with open_weights(directory, family) as weights, mesh.scope(), blank_weights():
+    with open_weights(directory, family) as weights, tf.Graph().as_default(), mesh.scope(), blank_weights():
         config = family.config.from_dict(values, where).settled(weights)
         if not tasks:
             parts = [family.backbone(config, **family.backbone.parts_in(weights, {}))]
@@ -100,6 +99,6 @@ def bytes_by_device(directory: Path, sizes: Mapping[str, int]) -> dict[str, int]
             parts = [backbone, head(backbone, **{name: weights.shape(head.marker)[0] for name in classes})]
     held = {device: 0 for row in mesh.devices for device in row}
     for weight in {id(weight): weight for part in parts for weight in part.weights}.values():
-        held[weight.value.device] += weight.value.dtype.size * weight.value.shape.num_elements()
+        held[weight.value.device or mesh.first] += weight.value.dtype.size * weight.value.shape.num_elements()
     names = [f"model {m}, stage {s}" for s, row in enumerate(mesh.devices) for m in range(len(row))]
     return dict(zip(names, held.values(), strict=True))

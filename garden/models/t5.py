@@ -20,7 +20,7 @@ from garden.checkpoints.weight_map import Rule, copy, fused
 from garden.checkpoints.weights import Weights
 from garden.layers import DecoderBlock, EncoderBlock, FeedForward, MultiHeadAttention, RMSNorm, activation
 from garden.models import heads
-from garden.models.backbone import Config, Family, dense, initializer, norm
+from garden.models.backbone import Config, Family, Unwritten, dense, initializer, norm
 from garden.models.encoder_decoder import RelativePositionBias, Stack, StackedEncoderDecoder
 
 
@@ -114,10 +114,14 @@ class T5Initializer(keras.initializers.Initializer):
     def __init__(self, factor: float, width: int, heads: int, head_width: int):
         self.factor, self.width, self.heads, self.head_width = factor, width, heads, head_width
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether weights are made that a checkpoint will fill."""
+        return isinstance(initializer(self.factor), Unwritten)
+
     def __call__(self, shape, dtype=None):
-        draw = initializer(self.factor * shape[0] ** -0.5)
-        if isinstance(draw, keras.initializers.Zeros):
-            return draw(shape, dtype)
+        if self.unwritten:
+            return Unwritten()(shape, dtype)
         inner = self.heads * self.head_width
         values = keras.random.normal(shape, stddev=self.factor * shape[0] ** -0.5, dtype=dtype)
         if tuple(shape) != (self.width, 3 * inner):
