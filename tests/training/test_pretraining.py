@@ -244,8 +244,12 @@ def test_a_corpus_of_another_tokenizer_is_refused(config, tmp_path, tiny_bert):
     words = (other / "vocab.txt").read_text().split()
     words[6], words[7] = words[7], words[6]
     (other / "vocab.txt").write_text("\n".join(words) + "\n")
-    with pytest.raises(ValueError, match="built with another tokenizer"):
-        run(config("single", f"model.tokenizer={other}"))
+    for corpus, message in (
+        ("single", "built with another tokenizer"),
+        ("streamed", "is another tokenizer than the model's"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(config(corpus, f"model.tokenizer={other}"))
 
 
 def test_a_corpus_that_is_not_there_is_named(config, tmp_path):
