@@ -34,7 +34,8 @@ def assert_one_network(spread: dict) -> None:
     assert spread["begin"] == 0
     for name in ("losses", "weights", "slots", "predictions"):
         assert spread[name] < 1e-5, (name, spread)
-    assert spread["paths"] and spread["answers"] and spread["slots_beside"], spread
+    for name in ("paths", "answers", "slots_beside"):
+        assert spread[name], (name, spread)
     model, stage = map(int, spread["mesh"].split("x"))
     assert spread["devices"] == model * stage
     if spread["mesh"] == "2x1":
@@ -59,8 +60,9 @@ def test_every_mesh_gives_the_numbers_of_one_device(family, tiny_bert):
 @pytest.mark.slow
 def test_a_run_moves_from_four_devices_to_two_to_one(tiny_bert, tiny_data, tmp_path):
     (moved,) = output_of("mesh_run_worker.py", tiny_bert, tiny_data["train"], tmp_path)
-    assert moved["weights"] < 1e-5 and moved["losses"] < 1e-5
-    assert moved["steps"] == 9 and moved["same_tensors"]
+    assert max(moved["weights"], moved["losses"]) < 1e-5
+    assert moved["steps"] == 9
+    assert moved["same_tensors"]
 
 
 @pytest.mark.slow
