@@ -109,6 +109,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
 
     chief = is_chief(devices)
     directory = open_output(config, overwrite=overwrite) if chief else Path(config.output)
+    wait_for_all(devices)  # what another run left is gone before others look for checkpoints
     with Notice() as notice, Metrics(directory, tensorboard=config.training.tensorboard, active=chief) as metrics:
         checkpoints = Checkpoints(
             model,
