@@ -85,9 +85,9 @@ BERT_LARGE = Network(name="BERT-large", parameters=335e6, met=303e6, layers=24, 
 DECODER_7B = Network(name="a 7B decoder", parameters=6.7e9, met=6.6e9, layers=32, width=4096, length=2048)
 
 # NVIDIA's data sheets: A100 SXM 80 GB (312 TFLOP/s bfloat16 dense, 2.0 TB/s, NVLink 600 GB/s both ways), with one HDR
-# InfiniBand port (200 Gbit/s) a device; H100 SXM (989 TFLOP/s, 3.35 TB/s, NVLink 900 GB/s), with NDR (400 Gbit/s). Google Cloud's
-# documentation: TPU v4, 275 TFLOP/s, 1.2 TB/s, 300 GB/s a chip over six links, of which a ring takes two; a pod is linked alike.
-# The shares of the peak are assumptions, of what published runs of such sizes reach.
+# InfiniBand port (200 Gbit/s) a device; H100 SXM (989 TFLOP/s, 3.35 TB/s, NVLink 900 GB/s), with NDR (400 Gbit/s).
+# Google Cloud's documentation: TPU v4, 275 TFLOP/s, 1.2 TB/s, 300 GB/s a chip over six links, of which a ring takes two;
+# a pod is linked alike. The shares of the peak are assumptions, of what published runs of such sizes reach.
 A100 = Machine(name="A100", peak=312e12, share=0.45, memory=2.0e12, inside=8, inside_link=300e9, outside_link=25e9)
 H100 = Machine(name="H100", peak=989e12, share=0.4, memory=3.35e12, inside=8, inside_link=450e9, outside_link=50e9)
 TPU_V4 = Machine(

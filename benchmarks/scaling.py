@@ -12,8 +12,8 @@ command a user gives (`garden train`, `garden launch`), pinned to the same two c
 - one process that saves its whole state every 50 steps.
 
 `--workers 1,2,3,4` compares `benchmarks/cost_model.py` with workers of that number instead: a core each as far as there are
-cores. What a step takes on one core (for 8 and for 16 rows) and what two workers of 4 rows take beyond that is measured first; from
-these, steps of 24 rows are predicted, and then measured.
+cores. What a step takes on one core (for 8 and for 16 rows) and what two workers of 4 rows take beyond that is measured first;
+from these, steps of 24 rows are predicted, and then measured.
 
 Sides take turns. A side's speed is the rate of real tokens between two lines of its metrics.jsonl, by this process's clock: all
 that happens between those steps counts. Medians of the turns. `docs/scaling.md` has the model that predicts such ratios.
