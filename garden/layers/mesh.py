@@ -369,10 +369,13 @@ def slot_of(weight: keras.Variable, slot: keras.Variable) -> keras.Variable:
     return slot
 
 
-def beside(weight: Any) -> contextlib.AbstractContextManager[None]:
-    """Within it what happens to a weight in shards is computed on its device; to another, where it would be anyway."""
-    shard = getattr(weight, "shard", None)
-    return contextlib.nullcontext() if shard is None else tf.device(shard.device)
+def homes(weights: Sequence[Any]) -> list[Callable[[], contextlib.AbstractContextManager[None]]] | None:
+    """Returns, for each of some weights, what opens a scope of its device; None where all are on the same one.
+
+    What is computed of gradients stays on their weights' devices so; else it would all pass through the first.
+    """
+    devices = [_value(weight).device for weight in weights]
+    return [functools.partial(tf.device, device) for device in devices] if len(set(devices)) > 1 else None
 
 
 def _value(variable: Any) -> Any:

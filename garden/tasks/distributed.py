@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras.optimizers import LossScaleOptimizer
 
 from garden.layers.dropout import step_seed
+from garden.layers.mesh import homes
 from garden.layers.recomputation import recomputation
 from garden.tasks.averaging import Averages
 from garden.tasks.optimization import Optimizer, clip_after_aggregation
@@ -164,7 +165,9 @@ class DistributedModel(keras.Model):
         totals = self._total_weights(self._predicted(*keras.utils.unpack_x_y_sample_weight(data))[1])
         first = tf.nest.flatten(data)[0]
         rows, known = tf.shape(first)[0], first.shape[0]
-        parts = tf.clip_by_value(rows, 1, self.accumulate)
+        places = homes(self.trainable_variables)
+        # Without a loop their number is fixed, and some have no row.
+        parts = self.accumulate if places else tf.clip_by_value(rows, 1, self.accumulate)
         even = known and known % self.accumulate == 0
         without: list[int] = []
 
@@ -175,6 +178,11 @@ class DistributedModel(keras.Model):
             # Known shapes make faster steps.
             return tf.ensure_shape(some, [known // self.accumulate, *values.shape[1:]]) if even else some
 
+        if places:
+            return self._gradients_in_a_row(
+                lambda part: tf.nest.map_structure(lambda x: slice_of(x, part), data), totals, places
+            )
+
         def add(part, loss, sums):
             rows_of_part = tf.nest.map_structure(lambda values: slice_of(values, part), data)
             more, gradients = self._gradients(rows_of_part, totals, part, parts)
@@ -184,6 +192,22 @@ class DistributedModel(keras.Model):
         begin = (tf.constant(0), tf.constant(0.0), [tf.zeros(each.shape) for each in self.trainable_variables])
         _, loss, sums = tf.while_loop(lambda part, *_: part < parts, add, begin, parallel_iterations=1)
         return loss, [None if index in without else gradient for index, gradient in enumerate(sums)]
+
+    def _gradients_in_a_row(self, rows_of, totals, places) -> tuple[tf.Tensor, list]:
+        """Returns what `_gradients_in_parts` does, without a loop: of a network on several devices.
+
+        Each device goes on with the next part when it has passed one on, and gradients are added up beside their weights.
+        """
+        loss, sums = tf.constant(0.0), [None] * len(places)
+        for part in range(self.accumulate):
+            more, gradients = self._gradients(rows_of(part), totals, part, self.accumulate)
+            loss += more
+            for index, (gradient, place) in enumerate(zip(gradients, places, strict=True)):
+                with place():
+                    if gradient is not None:
+                        before = tf.zeros(gradient.shape) if sums[index] is None else sums[index]
+                        sums[index] = _added(before, gradient)
+        return loss, sums
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Within it the weights are their averages, of a model that was compiled with `ema`."""

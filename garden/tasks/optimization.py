@@ -1,5 +1,6 @@
 """How tasks are trained unless the user says otherwise: AdamW, a linear schedule, clipping after aggregation."""
 
+import contextlib
 import math
 from types import MethodType
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from garden.layers.mesh import beside, slot_of
+from garden.layers.mesh import homes, slot_of
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -66,6 +67,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def build(self, variables):
         super().build(variables)
+        self._homes = homes(variables)
         if self.skip_not_finite:
             self.skipped = self.add_variable(
                 (), initializer="zeros", dtype="int64", aggregation="only_first_replica", name="skipped"
@@ -92,6 +94,10 @@ class Optimizer(keras.optimizers.Optimizer):
     def add_variable_from_reference(self, reference_variable, name=None, initializer="zeros"):
         slot = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
         return slot_of(reference_variable, slot)
+
+    def beside(self, variable) -> contextlib.AbstractContextManager[None]:
+        """Within it operations are on a variable's device, where variables are on several; else where they would be anyway."""
+        return self._homes[self._get_variable_index(variable)]() if self._homes else contextlib.nullcontext()
 
     def _use_weight_decay(self, variable) -> bool:
         return len(variable.shape) > 1 and super()._use_weight_decay(variable)
@@ -136,7 +142,7 @@ class AdamW(Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         """One variable's update."""
-        with beside(variable):
+        with self.beside(variable):
             self.decay(variable, learning_rate)
             self.adam(gradient, variable, learning_rate)
 
@@ -176,6 +182,9 @@ def clip_after_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
     def aggregate_and_clip(self, grads_and_vars):
         dense = [(None if grad is None else tf.convert_to_tensor(grad), variable) for grad, variable in grads_and_vars]
         grads, variables = zip(*aggregate(dense), strict=True)
+        limit, places = optimizer.global_clipnorm, homes(variables)
+        if places and limit and not getattr(optimizer, "skip_not_finite", False):
+            return list(zip(_clipped_apart(grads, places, limit), variables, strict=True))
         present = iter(_clipped([grad for grad in grads if grad is not None]))
         return [(None if grad is None else next(present), var) for grad, var in zip(grads, variables, strict=True)]
 
@@ -202,6 +211,20 @@ def clip_after_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
             )
         # Most of the cost of clipping is writing gradients that need none.
         return tf.cond(norm > limit, scaled, as_they_are) if limit else clip(grads)
+
+    def _clipped_apart(grads, places, limit):
+        # Each gradient is scaled where it lies: a condition would take all of them to one device.
+        squares, scaled = [], []
+        for grad, place in zip(grads, places, strict=True):
+            if grad is not None:
+                with place():
+                    squares.append(tf.cast(tf.nn.l2_loss(grad), tf.float32))
+        norm = tf.sqrt(2 * tf.add_n(squares))
+        scale = tf.where(norm > limit, limit / norm, 1.0)
+        for grad, place in zip(grads, places, strict=True):
+            with place():
+                scaled.append(None if grad is None else grad * tf.cast(scale, grad.dtype))
+        return scaled
 
     optimizer._all_reduce_sum_gradients = MethodType(aggregate_and_clip, optimizer)
     optimizer._clip_gradients = lambda grads: grads
