@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+import garden
+from garden.layers.mesh import Mesh, whole
 from training.config import make_config
 from training.mesh import mesh_of, sizes_of
 from training.strategy import strategy
@@ -80,6 +84,20 @@ def test_info_tells_the_bytes_of_each_device(tiny_bert):
     refused = info("model=3")
     assert refused.returncode == 2
     assert refused.stderr == "garden: error: mesh: model: 3 devices do not divide the 2 heads of attention\n"
+
+
+def test_a_checkpoint_is_opened_and_saved_on_a_mesh(still_bert, tmp_path):
+    # One device stands for two.
+    with Mesh.of(["/device:CPU:0"] * 2, model=2).scope():
+        spread = garden.Backbone.from_pretrained(still_bert)
+    assert len(spread.weights) > len(whole(spread.weights))
+    plain = garden.Backbone.from_pretrained(still_bert)
+    ids = {"token_ids": [[2, 7, 9, 3]]}
+    np.testing.assert_allclose(spread(ids)["sequence"], plain(ids)["sequence"], atol=1e-5)
+    spread.save_pretrained(tmp_path / "saved")
+    one, other = (load_file(path / "model.safetensors") for path in (still_bert, tmp_path / "saved"))
+    assert list(one) == list(other)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def config(**changes):

@@ -74,6 +74,13 @@ def test_tables_in_shards(count):
     assert sum(weight.shape[0] for weight in spread.weights) == 200
 
 
+def test_shards_in_bfloat16():
+    plain, spread = twins(lambda: FeedForward(16, 24, dtype="mixed_bfloat16", name="part"))
+    x = tf.random.normal([2, 3, 16])
+    assert spread(x).dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(plain(x), tf.float32), tf.cast(spread(x), tf.float32), atol=0.05)
+
+
 def test_small_tables_stay_whole():
     assert not twins(lambda: Embedding(2, 8, name="part"))[1].shards
 
