@@ -219,9 +219,14 @@ def blank_weights() -> Iterator[None]:
         _blank.reset(token)
 
 
+def blank() -> bool:
+    """Returns whether this is within `blank_weights`."""
+    return _blank.get()
+
+
 def initializer(stddev: float) -> keras.initializers.Initializer:
     """Returns the one that networks start from: normal, cut at two standard deviations."""
-    return Unwritten() if _blank.get() else keras.initializers.TruncatedNormal(stddev=stddev)
+    return Unwritten() if blank() else keras.initializers.TruncatedNormal(stddev=stddev)
 
 
 @keras.saving.register_keras_serializable("garden")
@@ -263,7 +268,7 @@ class Backbone(keras.Model):
                 "spread over devices; train it on one_device, mirrored or multi_worker"
             )
         self.config = config
-        self.blank = _blank.get()
+        self.blank = blank()
 
     @property
     def foreign(self) -> tuple[str, ...]:

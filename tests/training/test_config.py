@@ -103,7 +103,7 @@ def test_every_key_has_a_meaning():
         ("training=null", ["training", "null"]),
         ("task=dance", ["task", "dance", "text-classification"]),
         ("task=null", ["task", "null"]),
-        ("strategy=tpu", ["strategy", "tpu", "one_device"]),
+        ("strategy=fast", ["strategy", "fast", "one_device"]),
         ("data.labels=positive", ["data.labels", "positive"]),
         ("data.train=[a]", ["data.train", "a"]),
         ("output=${nothing}", ["nothing"]),

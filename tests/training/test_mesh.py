@@ -1,17 +1,20 @@
 """Networks on meshes: the same numbers as one device's, the same checkpoints, and what is refused."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import garden
 from garden.layers.mesh import Mesh, whole
+from garden.models.t5 import T5Backbone, T5Config
 from training.config import make_config
 from training.mesh import mesh_of, sizes_of
 from training.strategy import strategy
@@ -84,6 +87,19 @@ def test_info_tells_the_bytes_of_each_device(tiny_bert):
     refused = info("model=3")
     assert refused.returncode == 2
     assert refused.stderr == "garden: error: mesh: model: 3 devices do not divide the 2 heads of attention\n"
+
+
+def test_new_networks_begin_with_one_device_s_weights():
+    # T5 draws from Keras's own sequence, others from seeds that they took when they were made.
+    begun = []
+    for scope in (contextlib.nullcontext(), Mesh.of(["/device:CPU:0"] * 4, model=4).scope()):
+        keras.utils.set_random_seed(5)
+        with scope:
+            begun.append(T5Backbone(T5Config(vocab_size=300, d_model=16, d_kv=4, d_ff=8, num_layers=2, num_heads=4)))
+    plain, spread = begun
+    assert len(spread.weights) > len(plain.weights)
+    for one, other in zip(plain.weights, whole(spread.weights), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
 def test_a_checkpoint_is_opened_and_saved_on_a_mesh(still_bert, tmp_path):
