@@ -12,7 +12,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IN_TURN = [
     pytest.param(
-        page, marks=pytest.mark.slow if page.name in ("corpora.md", "serving.md", "tasks.md", "training.md") else ()
+        page,
+        marks=pytest.mark.slow
+        if page.name in ("corpora.md", "scaling.md", "serving.md", "tasks.md", "training.md")
+        else (),
     )
     for page in PAGES
 ]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from training.config import make_config
 from training.output import read_metrics
-from training.strategy import strategy
+from training.strategy import check_batch, strategy
 
 RUN = """
 import json, os, sys
@@ -110,10 +111,46 @@ def test_two_workers_end_as_one_device_does_and_only_the_chief_writes(alone, tin
 
 
 def test_names_that_are_none():
-    with pytest.raises(ValueError, match='strategy "tpu" is not available yet; expected one_device'):
-        strategy("tpu")
     with pytest.raises(ValueError, match='strategy "fast": expected one_device'):
         strategy("fast")
+
+
+def test_no_tpu(monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(ValueError, match=r"strategy tpu: no TPU at this machine .*; give its name or address") as error:
+        strategy("tpu")
+    assert "\n" not in str(error.value)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"grpc://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f'no TPU at "{address}" .*refused'):
+            strategy("tpu", tpu=address)
+
+
+def test_devices_that_are_not_there():
+    with pytest.raises(ValueError, match="devices: no GPU:7 here; there are CPU:0"):
+        strategy("mirrored", devices=["CPU:0", "GPU:7"])
+    with pytest.raises(ValueError, match='devices: "cpu" is not a device'):
+        strategy("mirrored", devices=["cpu"])
+    with pytest.raises(ValueError, match="each once"):
+        strategy("mirrored", devices=["CPU:0", "CPU:0"])
+    assert strategy("mirrored", devices=["CPU:0"]).num_replicas_in_sync == 1
+
+
+def test_batches_that_replicas_do_not_divide():
+    class Three:
+        num_replicas_in_sync = 3
+
+    check_batch(6, Three)
+    with pytest.raises(ValueError, match=r"training.batch_size: 16 examples .* each of 3 replicas; try 15 or 18"):
+        check_batch(16, Three)
+
+
+def test_keys_of_other_strategies(tiny_bert, tiny_data, tmp_path):
+    values = {**json.loads(config_of(tiny_bert, tiny_data)), "output": str(tmp_path / "run")}
+    for override, message in (("devices=[CPU:0]", "devices: only for strategy mirrored"), ("tpu=a", "tpu: only for")):
+        with pytest.raises(ValueError, match=message):
+            make_config(values, [override])
 
 
 @pytest.mark.parametrize("config", [None, "", "no JSON", "{}", '{"cluster": {}}', '{"cluster": {}, "task": {}}', "[1]"])
