@@ -105,7 +105,7 @@ class LogMetrics(_StepCallback):
         optimizer = self.model.optimizer
         skipped = getattr(getattr(optimizer, "inner_optimizer", optimizer), "skipped", None)
         if skipped is not None:
-            line["skipped_steps"] = int(skipped)
+            line["skipped_steps"] = int(tf.convert_to_tensor(skipped.value))
         self.metrics.write(line)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
         logger.info("step %d of %d: %s", step, self.total, shown)

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from garden.models.backbone import FAMILIES, family_called
 from garden.tasks import TASKS
@@ -65,11 +66,11 @@ PAIRS = [
 ]
 
 
-def small_model(model_type: str, task: str, tokenizer: Tokenizer):
-    """A new model of a family, made for a task."""
+def small_model(model_type: str, task: str, tokenizer: Tokenizer, **options):
+    """A new model of a family, made for a task; options are values of its config, where it has such fields."""
     family = family_called(model_type)
     known = {field.name for field in dataclasses.fields(family.config)}
-    sizes = {name: value for name, value in SIZES.items() if name in known}
+    sizes = {name: value for name, value in {**SIZES, **options}.items() if name in known}
     values = {**sizes, "vocab_size": tokenizer.vocabulary_size}
     if task == "causal-lm" and "bidirectional" in known:
         values["bidirectional"] = False
@@ -111,3 +112,52 @@ def test_it_trains_is_kept_and_answers(tokenizer, tmp_path: Path, model_type, ta
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
     # Vectors are arrays.
     np.testing.assert_equal(again.predict_text(asked(task)), answers)
+
+
+STILL = dict.fromkeys(
+    (
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        *("dropout", "attention_dropout", "activation_dropout", "dropout_rate"),
+    ),
+    0.0,
+)
+"""No dropout: XLA draws other numbers."""
+
+COMPILED = [
+    ("bert", "masked-lm"),
+    ("bert", "masked-lm-with-pairs"),
+    ("bert", "text-classification"),
+    ("bert", "token-classification"),
+    ("bert", "question-answering"),
+    ("bert", "text-embedding"),
+    ("electra", "replaced-token-detection"),
+    ("gpt2", "causal-lm"),
+    ("llama", "causal-lm"),
+    ("llama", "text-classification"),
+    ("t5", "seq2seq-lm"),
+    ("bart", "seq2seq-lm"),
+]
+"""Every task, and every kind of network."""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [pytest.param(*pair, marks=() if pair == ("bert", "masked-lm") else pytest.mark.slow) for pair in COMPILED],
+)
+def test_a_step_is_one_program_as_tpus_run_it(tokenizer, model_type, task):
+    """XLA compiles the whole step, whose shapes are all known, so no operation is one that it has not; losses are the same."""
+    losses = {}
+    for compiled in (False, True):
+        model = small_model(model_type, task, tokenizer, **STILL)
+        model.compile(learning_rate=1e-2, jit_compile=compiled)
+        x, y = DATA[task]
+        batch = next(iter(model.prepared_dataset(model.raw_dataset(x, y, batch_size=4), training=True)))
+        batch = tf.nest.map_structure(lambda values: tf.constant(values.numpy()), batch)
+        data = tf.data.Dataset.from_tensors(batch).repeat(3)
+        losses[compiled] = model.fit(data, epochs=2, verbose=0).history["loss"]
+        if compiled:
+            assert np.isfinite(model.evaluate(data, verbose=0, return_dict=True)["loss"])
+    if task == "replaced-token-detection":  # draws what the generator writes
+        assert losses[True][1] < losses[True][0]
+    else:
+        np.testing.assert_allclose(losses[True], losses[False], rtol=1e-3)

@@ -1,5 +1,6 @@
 """Two replicas give the losses, metrics and weights of one device, where a loss has several parts or candidates elsewhere."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,3 +41,13 @@ def test_the_parts_add_up(results):
         total = sum(factor * results[f"two/{task}/{name}"] for name, factor in factors.items())
         np.testing.assert_allclose(results[f"two/{task}/loss"], total, rtol=1e-6)
         assert all(results[f"two/{task}/{name}"].min() > 0 for name in factors)
+
+
+@pytest.mark.parametrize(("precision", "skip", "skipped"), [("float32", "skip", 1), ("mixed_float16", "stop", None)])
+def test_a_step_that_overflows_on_one_replica_changes_nothing_on_any(still_bert, precision, skip, skipped):
+    command = [sys.executable, str(WORKER.with_name("overflow_worker.py")), str(still_bert), precision, skip]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-4_000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == {"changed": [True, False, True, True], "same": True, "finite": True, "skipped": skipped}
