@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from garden.layers.mesh import Cut, on, shard_config, shard_count, sharded
+from garden.layers.mesh import Cut, on, piece_bounds, shard_config, shard_count, sharded
 
 LEAST_ROWS = 64
 """Rows for each shard from which on a table is worth dividing on a mesh: looking up a row takes work on every device."""
@@ -26,14 +26,13 @@ class Embedding(keras.layers.Layer):
 
     def build(self, input_shape=None):
         if 1 < shard_count() <= self.size // LEAST_ROWS:
-            self._cut = Cut(0, (self.size,))
-            self.shards = sharded(self, self._shard, {"": self._cut})
+            self.shards = sharded(self, self._shard, {"": Cut(0, (self.size,))})
             return
         self.table = self.add_weight(name="table", shape=(self.size, self.width), initializer=self.initializer)
 
     def _shard(self, before: list) -> "Embedding":
         """Returns a table of some of the rows."""
-        begin, end = self._cut.bounds(shard_count())[len(before) :][:2]
+        begin, end = piece_bounds(self.size, shard_count())[len(before) :][:2]
         return Embedding.from_config(shard_config(self, before, size=end - begin))
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
@@ -44,7 +43,7 @@ class Embedding(keras.layers.Layer):
 
     def _begins(self) -> list[tuple["Embedding", int]]:
         """Returns the shards, each with the number of its first row."""
-        return list(zip(self.shards, self._cut.bounds(len(self.shards)), strict=False))
+        return list(zip(self.shards, piece_bounds(self.size, len(self.shards)), strict=False))
 
     @staticmethod
     def _rows(shard: "Embedding", ids: tf.Tensor, begin: int) -> tf.Tensor:

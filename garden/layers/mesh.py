@@ -167,15 +167,10 @@ class Cut:
     axis: int
     widths: tuple[int, ...]
 
-    def bounds(self, pieces: int) -> list[int]:
-        """Returns where the pieces of a single matrix begin, and the end."""
-        (width,) = self.widths
-        return [width * piece // pieces for piece in range(pieces + 1)]
-
     def piece(self, whole: np.ndarray, index: int, pieces: int) -> np.ndarray:
         """Returns piece `index` of a whole array."""
         matrices = np.split(whole, np.cumsum(self.widths)[:-1], self.axis)
-        bounds = [Cut(self.axis, (width,)).bounds(pieces) for width in self.widths]
+        bounds = [piece_bounds(width, pieces) for width in self.widths]
         taken = [
             np.take(matrix, range(bound[index], bound[index + 1]), self.axis)
             for matrix, bound in zip(matrices, bounds, strict=True)
@@ -184,7 +179,7 @@ class Cut:
 
     def joined(self, pieces: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the whole array of all its pieces."""
-        bounds = [Cut(self.axis, (width,)).bounds(len(pieces)) for width in self.widths]
+        bounds = [piece_bounds(width, len(pieces)) for width in self.widths]
         matrices: list[list[np.ndarray]] = []
         for index, piece in enumerate(pieces):
             ends = np.cumsum([bound[index + 1] - bound[index] for bound in bounds])
@@ -192,12 +187,16 @@ class Cut:
         return np.concatenate([part for parts in zip(*matrices, strict=True) for part in parts], self.axis)
 
 
+def piece_bounds(width: int, pieces: int) -> list[int]:
+    """Returns where each of the pieces of a width begins, and the end."""
+    return [width * piece // pieces for piece in range(pieces + 1)]
+
+
 @dataclass(frozen=True)
 class Shard:
     """What a weight of a sharded layer is a piece of; the attribute `shard` of such weights and of their optimiser's."""
 
     path: str  # of the whole weight, as it is in a network without a mesh
-    device: str
     cut: Cut | None  # None: it is whole, and shared by all shards
 
 
@@ -251,7 +250,7 @@ def sharded(
                 cut = owners.get(id(weight))
                 whole = cut is None or (cut.axis == 0 and len(weight.shape) == 1)
                 path = "/".join(part for part in weight.path.split("/") if part != made.name)
-                weight.shard = Shard(path, device, None if whole else cut)
+                weight.shard = Shard(path, None if whole else cut)
         shards.append(made)
     return shards
 
