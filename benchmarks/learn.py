@@ -241,7 +241,8 @@ def examples(options) -> dict:
     found: dict = {"hidden": [{"text": " ".join(words), "word": words[place]} for words, place in chosen]}
     if (options.runs / "bert/model").exists():
         model = garden.MaskedLM.from_pretrained(options.runs / "bert/model")
-        asked = [with_word(words, place, model.tokenizer.mask_token) for words, place in chosen]
+        mask = model.tokenizer.vocabulary[model.tokenizer.mask_id]
+        asked = [with_word(words, place, mask) for words, place in chosen]
         found["bert"] = [
             {"asked": text, "given": [candidate["token"] for candidate in answer]}
             for text, answer in zip(asked, model.predict_text(asked), strict=True)
