@@ -22,15 +22,16 @@ class Model:
         return {self.name: self.values.pop(0), "real_tokens_per_second": 5.0}
 
 
-def trained(name: str, values: list[float], *, earlier=(), every=2, total=100, patience=None, first=0):
+def trained(name: str, values: list[float], *, earlier=(), every=2, total=100, patience=None, first=0, judged=None):
     """Steps until the values are used up or the callback stops; returns it, the steps kept and the lines written."""
     lines, kept = [*earlier], []
     metrics = SimpleNamespace(lines=lines, write=lines.append)
-    log = SimpleNamespace(paused=contextlib.nullcontext)
-    options = {"every": every, "total": total, "patience": patience, "first": first, "batch_size": 4}
-    callback = Validate([], metrics, log, best_metric=name, keep_best=kept.append, **options)
+    log = SimpleNamespace(paused=contextlib.nullcontext, first=first)
+    checkpoints = SimpleNamespace(save_best=kept.append, has_best=lambda step: False)
+    options = {"every": every, "total": total, "patience": patience, "first": first, "batch_size": 4, "judged": judged}
+    callback = Validate([], metrics, log, best_metric=name, checkpoints=checkpoints, **options)
     callback.set_model(model := Model(name, values))
-    callback.on_train_begin()
+    callback.catch_up(last=first >= total)
     while model.values and not model.stop_training and callback.step < total:
         callback.on_train_batch_end(0, {})
     return callback, kept, lines[len(earlier) :]
@@ -68,22 +69,36 @@ def test_a_run_that_continues_knows_what_was_best():
         {"step": 3, "loss": 0.1},
         {"step": 4, "validation_loss": 0.6},
     ]
-    callback, kept, lines = trained("loss", [0.55, 0.4], earlier=earlier, first=4, patience=2)
+    # Its state was saved before step 4 was validated.
+    judged = trained("loss", [0.5])[0].judgement
+    assert judged == {"best_step": 2, "best": -0.5, "waited": 0}
+    callback, kept, lines = trained("loss", [0.55, 0.4], earlier=earlier, first=4, patience=2, judged=judged)
     assert kept == []
     assert callback.best_step == 2
     assert [line["step"] for line in lines] == [6]
     assert callback.model.stop_training
 
 
+def test_a_validation_that_was_due_is_made_up_for():
+    judged = {"best_step": 2, "best": -0.5, "waited": 0}
+    callback, kept, lines = trained("loss", [0.4], first=4, judged=judged)
+    assert kept == [4]
+    assert callback.best_step == 4
+    assert lines == [{"step": 4, "validation_loss": 0.4}]
+
+
 def test_metrics_that_are_no_numbers_are_null_and_cut_lines_are_left_out(tmp_path):
     with Metrics(tmp_path) as metrics:
+        metrics.begin(0)
         metrics.write({"step": 1, "validation_loss": float("nan")})
         metrics.write({"step": 2, "validation_loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "valid')
     assert read_metrics(tmp_path) == [{"step": 1, "validation_loss": None}, {"step": 2, "validation_loss": 1.0}]
-    with Metrics(tmp_path, step=1) as metrics:
+    with Metrics(tmp_path) as metrics:
+        metrics.begin(1)
         metrics.write({"step": 2, "validation_loss": 3.0})
     assert read_metrics(tmp_path) == [{"step": 1, "validation_loss": None}, {"step": 2, "validation_loss": 3.0}]
+    # The first validation is the best so far, even one that is no number.
     _, kept, _ = trained("loss", [2.0], earlier=read_metrics(tmp_path)[:1], first=1, every=1)
-    assert kept == [2]
+    assert kept == [1, 2]
