@@ -64,6 +64,7 @@ def launch(
       garden launch --workers 8 --config configs/sentiment.yaml --render slurm --gpus 8 --to deploy/sentiment \\
         training.batch_size=256
     """
+    from training.cluster import check_batch
     from training.config import read_config
     from training.paths import located
 
@@ -74,10 +75,7 @@ def launch(
         return _render(render, read, workers, asked, as_json)
     if asked:
         raise click.UsageError(f"--{next(iter(asked))} is for --render")
-    if read.training.batch_size % workers:
-        raise ValueError(
-            f"training.batch_size: {read.training.batch_size} examples are not the same number for each of {workers} workers"
-        )
+    check_batch(read.training.batch_size, workers, "workers")
     from training.launch import launch
 
     command = [sys.executable, "-m", "garden.cli", "train", str(located(config)), *overrides, "strategy=multi_worker"]

@@ -115,7 +115,7 @@ class Checkpoints:
             for path in (aside / ARRAYS, aside / FACTS, aside):
                 _sync(path)
 
-        path = self._directory / f"{kind}-{step}"
+        path = self._directory / _name(kind, step)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             if path.exists():  # written again by a run that went on from an older one
@@ -140,7 +140,12 @@ class Checkpoints:
         for kind, steps, wanted in ((_STEP, states, kept), (_BEST, best, needed)):
             for step in steps:
                 if step not in wanted:
-                    shutil.rmtree(self._directory / _name(kind, step))
+                    try:
+                        shutil.rmtree(self._directory / _name(kind, step))
+                    except OSError as error:
+                        logger.warning(
+                            "%s: not removed (%s)", self._directory / _name(kind, step), error.strerror or error
+                        )
 
     # Restoring.
 

@@ -283,3 +283,13 @@ def listening(address: str) -> Iterator[socket.socket]:
         ) from None
     with listener:
         yield listener
+
+
+def check_batch(batch_size: int, count: int, kind: str) -> None:
+    """Raises ValueError where a batch's examples are not the same number for each of `count` "replicas" or "workers"."""
+    if batch_size % count:
+        below, above = batch_size // count * count, -(-batch_size // count) * count
+        raise ValueError(
+            f"training.batch_size: {batch_size} examples are not the same number for each of {count} {kind}; try "
+            + (f"{below} or {above}" if below else f"{above}")
+        )

@@ -5,6 +5,7 @@ metrics.jsonl    a line every few steps, and one a validation
 checkpoints/     see `training.checkpoints`
 tensorboard/     metrics for TensorBoard, when asked for
 model/           the finished model (`save_pretrained`); a run that has one is finished
+batch-N.json     what a run learnt from in step N, whose loss was no finite number
 report.json      what the model gets right on the test examples
 plots/           learning curves, and the report as pictures
 """
@@ -63,7 +64,7 @@ def open_output(config: RunConfig, *, overwrite: bool = False) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     leftovers = [path for path in directory.iterdir() if path.name.startswith(ASIDE)]
     # The config goes last: while it is there, what is left is known as a run's.
-    owned = [directory / name for name in reversed(OWNED)] if overwrite else []
+    owned = [*directory.glob("batch-*.json"), *(directory / name for name in reversed(OWNED))] if overwrite else []
     for path in [*leftovers, *owned]:
         if path.is_dir():
             shutil.rmtree(path)

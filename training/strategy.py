@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from training.cluster import resolve
+from training.cluster import check_batch, resolve
 from training.config import RunConfig
 from training.mesh import ModelParallel, make_cpus, mesh_of
 from training.rendezvous import guarded
@@ -23,7 +23,7 @@ def strategy_of(config: RunConfig) -> tf.distribute.Strategy:
     Raises ValueError, one line, as `strategy` does, and where its replicas do not divide the batch.
     """
     made = strategy(config.strategy, devices=config.devices, tpu=config.tpu, mesh=config.mesh)
-    check_batch(config.training.batch_size, made)
+    check_batch(config.training.batch_size, made.num_replicas_in_sync, "replicas")
     return made
 
 
@@ -61,17 +61,6 @@ def strategy(
     if name == "model_parallel":
         return ModelParallel(mesh_of(mesh or {}))
     raise ValueError(f'strategy "{name}": expected one_device, mirrored, multi_worker, tpu or model_parallel')
-
-
-def check_batch(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Raises ValueError where a strategy's replicas do not get the same number of a batch's examples each."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        below, above = batch_size // replicas * replicas, -(-batch_size // replicas) * replicas
-        raise ValueError(
-            f"training.batch_size: {batch_size} examples are not the same number for each of {replicas} replicas; try "
-            + (f"{below} or {above}" if below else f"{above}")
-        )
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -7,16 +7,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from training.budget import Length, length_of
-from training.callbacks import SaveState
 from training.config import TrainingConfig, make_config
 from training.output import read_metrics
 from training.run import run
 
 TOKENS = 600
-
-
-class PowerCutError(Exception):
-    """What stands for a power cut."""
 
 
 @pytest.fixture
@@ -50,7 +45,9 @@ def config(tiny_bert, tiny_data):
     return make
 
 
-def test_a_run_ends_with_its_tokens_and_an_interrupted_one_is_the_same(config, tmp_path, monkeypatch):
+def test_a_run_ends_with_its_tokens_and_an_interrupted_one_is_the_same(
+    config, tmp_path, monkeypatch, interrupted_after
+):
     monkeypatch.setattr("training.plots.draw_learning_curves", lambda lines, directory: None)
     monkeypatch.setattr("training.plots.draw_report", lambda results, directory: None)
     whole = run(config(tmp_path / "whole"))
@@ -61,17 +58,8 @@ def test_a_run_ends_with_its_tokens_and_an_interrupted_one_is_the_same(config, t
     assert lines[-1]["step"] == whole["steps"], "it validates at its end"
     assert training[0]["learning_rate"] == pytest.approx(0.01), "the second step ends the warm-up"
 
-    save = SaveState.at_step
-
-    def fails(self, step, logs):
-        save(self, step, logs)
-        if step == 3:
-            raise PowerCutError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(SaveState, "at_step", fails)
-        with pytest.raises(PowerCutError):
-            run(config(tmp_path / "parts"))
+    with interrupted_after(3):
+        run(config(tmp_path / "parts"))
     parts = run(config(tmp_path / "parts"))
     assert parts["steps"] == whole["steps"]
     assert read_metrics(tmp_path / "parts")[-2]["tokens"] == training[-1]["tokens"]

@@ -93,7 +93,7 @@ def test_killed_at_any_moment(values, tmp_path, kills):
         same(undisturbed, other)
 
 
-def test_asked_to_end_it_ends_behind_its_step_and_goes_on(values, undisturbed, tmp_path):
+def test_asked_to_end_it_ends_behind_its_step(values, tmp_path):
     path, output = tmp_path / "run.yaml", tmp_path / "run"
     # No checkpoint but the one that it is asked for.
     training = {**values["training"], "checkpoint_steps": None, "log_steps": 1, "steps": 5000, "validation_steps": 4}
@@ -142,18 +142,9 @@ def test_asked_to_end_in_the_middle(config, undisturbed, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_gives_way(config, undisturbed, tmp_path, monkeypatch, caplog):
-    save = SaveState.at_step
-
-    def stops(self, step, logs):
-        save(self, step, logs)
-        if step == 9:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(SaveState, "at_step", stops)
-        with pytest.raises(KeyboardInterrupt):
-            run(config(tmp_path / "run"))
+def test_a_damaged_checkpoint_gives_way(config, undisturbed, tmp_path, interrupted_after, caplog):
+    with interrupted_after(9):
+        run(config(tmp_path / "run"))
     arrays = tmp_path / "run" / "checkpoints" / "step-8" / "state.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"x")
     # What is told of a run may be other than before.

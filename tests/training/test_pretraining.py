@@ -150,23 +150,12 @@ def test_masks_are_drawn_anew_in_each_pass(config):
     assert len(y) == 3 * per_pass
 
 
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(config, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(config, tmp_path, interrupted_after):
     whole = config(output="whole", steps=8, checkpoint_steps=3)
     run(whole)
     cut = config(output="cut", steps=8, checkpoint_steps=3)
-    from training.callbacks import SaveState
-
-    saved = SaveState.at_step
-
-    def failing(self, step, logs):
-        saved(self, step, logs)
-        if step == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(SaveState, "at_step", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(5):
         run(cut)
-    monkeypatch.setattr(SaveState, "at_step", saved)
     run(cut)
     first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from training.cluster import check_batch
 from training.config import make_config
 from training.output import read_metrics
-from training.strategy import check_batch, strategy
+from training.strategy import strategy
 
 RUN = """
 import json, os, sys
@@ -138,12 +139,9 @@ def test_devices_that_are_not_there():
 
 
 def test_batches_that_replicas_do_not_divide():
-    class Three:
-        num_replicas_in_sync = 3
-
-    check_batch(6, Three)
+    check_batch(6, 3, "replicas")
     with pytest.raises(ValueError, match=r"training.batch_size: 16 examples .* each of 3 replicas; try 15 or 18"):
-        check_batch(16, Three)
+        check_batch(16, 3, "replicas")
 
 
 def test_keys_of_other_strategies(tiny_bert, tiny_data, tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.cluster import check_batch
 from training.config import RunConfig
 from training.deploy import kubernetes, slurm
 
@@ -87,11 +88,7 @@ def render(kind: str, config: RunConfig, deployment: Deployment, directory: str 
     """
     if kind not in RENDERERS:
         raise ValueError(f'render: expected one of {", ".join(RENDERERS)}, got "{kind}"')
-    batch_size = config.training.batch_size
-    if batch_size % deployment.replicas:
-        raise ValueError(
-            f"training.batch_size: {batch_size} examples are not the same number for each of {deployment.replicas} replicas"
-        )
+    check_batch(config.training.batch_size, deployment.replicas, "replicas")
     if not config.training.checkpoint_steps:
         logger.warning("training.checkpoint_steps is not set: a run that loses a machine starts from its beginning")
     config = dataclasses.replace(config, strategy="multi_worker", devices=None, tpu=None)
