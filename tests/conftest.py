@@ -14,6 +14,17 @@ BAD = ("bad", "dull", "poor", "awful", "tiresome")
 OTHERS = ("a", "the", "film", "story", "with", "an", "end", "and", "actors", "is", "it", "was")
 
 
+def pytest_configure(config):
+    """Leaves TensorFlow's rewriting of graphs out of the quick suite, where it takes a fifth of the time.
+
+    Commands, servers and workers are processes of their own, with rewriting, as are all tests outside of `make test`.
+    """
+    if config.option.markexpr == "not slow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
     """A directory in the Hugging Face layout: a BERT of 1 layer x 16 with random weights, without a head."""

@@ -14,7 +14,7 @@ IN_TURN = [
     pytest.param(
         page,
         marks=pytest.mark.slow
-        if page.name in ("corpora.md", "scaling.md", "serving.md", "tasks.md", "training.md")
+        if page.name in ("corpora.md", "model_parallel.md", "scaling.md", "serving.md", "tasks.md", "training.md")
         else (),
     )
     for page in PAGES

@@ -70,11 +70,21 @@ class Counts:
             setattr(self, name, getattr(self, name) + value)
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
+class _Document:
+    """What is put into rows, whole or in pieces: special tokens, text, special tokens, as many as the layout says."""
+
+    ids: np.ndarray  # [L] uint32
+    starts: np.ndarray | None  # [L] bool: sentences begin here
+    front: int = 0  # special tokens among the first ids
+    back: int = 0  # and among the last
+
+
+@dataclass(slots=True, eq=False)
 class _OpenRow:
     free: int
     number: int
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # ids, starts, special
+    pieces: list[tuple[_Document, int, int]] = field(default_factory=list)  # begin and end in the document
 
 
 @dataclass
@@ -127,50 +137,54 @@ class Packer:
 
     def add(self, ids: np.ndarray, sentence_starts: np.ndarray | None = None) -> Iterator[_OpenRow]:
         """Takes one document: ids [L] without special tokens, and which of them begin a sentence [L]; yields full rows."""
-        self.counts.documents += 1
-        self.counts.tokens += len(ids)
-        if not len(ids):
-            self.counts.empty += 1
+        counts, count = self.counts, len(ids)
+        counts.documents += 1
+        counts.tokens += count
+        if not count:
+            counts.empty += 1
             return
-        ids = np.asarray(ids, np.uint32)
-        starts = np.zeros(len(ids), bool) if sentence_starts is None else np.array(sentence_starts, bool)
-        starts[0] = True
-        special = np.zeros(len(ids), bool)
         if self._carry:
             prefix, suffix = self._around
-            outside = (np.zeros(len(prefix), bool), np.zeros(len(suffix), bool))
-            ids = np.concatenate([prefix, ids, suffix])
-            starts = np.concatenate([outside[0], starts, outside[1]])
-            special = np.concatenate([~outside[0], special, ~outside[1]])
+            if sentence_starts is not None:
+                sentence_starts = np.pad(np.asarray(sentence_starts, bool), (len(prefix), len(suffix)))
+            document = _Document(
+                np.concatenate([prefix, ids, suffix], dtype=np.uint32, casting="unsafe"),
+                sentence_starts,
+                len(prefix),
+                len(suffix),
+            )
+        else:  # copies: what the ids are a part of is not to wait in open rows
+            starts = None if sentence_starts is None else np.array(sentence_starts, bool)
+            document = _Document(np.array(ids, np.uint32), starts)
         room = self.length - self._overhead
-        begin = 0
-        while len(ids) - begin > room:
-            self.counts.cut += 1
+        begin, end = 0, len(document.ids)
+        while end - begin > room:
+            counts.cut += 1
             row = self._new_row()
-            self._put(row, ids, starts, special, begin, begin + room)
+            self._put(row, document, begin, begin + room)
             yield self._closed(row)
             begin += room - self._overlap
-        yield from self._placed(ids, starts, special, begin)
+        yield from self._placed(document, begin, end)
 
     def finish(self) -> Iterator[_OpenRow]:
         """Yields the rows that are still open, after what the emptiest of them hold has filled the others."""
         while self._open:
             *_, row = self._open.pop()
-            held = sum(len(ids) for ids, _, _ in row.parts)
+            held = sum(end - begin for _, begin, end in row.pieces)
             # Where the others have room for all of it, and for the special tokens of more pieces, they take it.
             if sum(max(free - self._least_room, 0) for free, *_ in self._open) < 2 * held:
                 yield self._closed(row)
                 continue
             made = self._made
-            for ids, starts, special in row.parts:
-                yield from self._placed(ids, starts, special, 0, most=0)
-            # A part that fitted nowhere has a row of its own: it would be taken apart again without end.
+            for piece in row.pieces:
+                yield from self._placed(*piece, most=0)
+            # A piece that fitted nowhere has a row of its own: it would be taken apart again without end.
             for new in [each for each in self._open if each[1] > made]:
                 self._open.remove(new)
                 yield self._closed(new[-1])
 
-    def _placed(self, ids, starts, special, begin: int, most: int | None = None) -> Iterator[_OpenRow]:
-        """Puts ids[begin:] into rows: whole where a row is then full or still has room for others, else in parts."""
+    def _placed(self, document: _Document, begin: int, end: int, most: int | None = None) -> Iterator[_OpenRow]:
+        """Puts a piece into rows: whole where a row is then full or still has room for others, else in parts."""
         opened, overhead, overlap, least, least_room = (
             self._open,
             self._overhead,
@@ -180,7 +194,7 @@ class Packer:
         )
         most = self.open_rows if most is None else most
         while True:
-            left = len(ids) - begin
+            left = end - begin
             need = left + overhead
             # Places in the list of the fullest rows that have so much room left.
             exact = bisect_left(opened, (need,))
@@ -196,13 +210,13 @@ class Packer:
                 *_, row = opened.pop(fitting)
                 part = row.free - overhead
                 self.counts.filling += 1
-                self._put(row, ids, starts, special, begin, begin + part)
+                self._put(row, document, begin, begin + part)
                 begin += part - overlap
                 yield self._closed(row)
                 continue
             else:
                 row = opened.pop(exact)[-1] if exact < len(opened) else self._new_row()
-            self._put(row, ids, starts, special, begin, len(ids))
+            self._put(row, document, begin, end)
             if row.free < least_room:
                 yield self._closed(row)
             else:
@@ -213,12 +227,9 @@ class Packer:
         self._made += 1
         return _OpenRow(self.length, self._made)
 
-    def _put(self, row: _OpenRow, ids, starts, special, begin: int, end: int) -> None:
-        starts_here = starts[begin:end].copy()
+    def _put(self, row: _OpenRow, document: _Document, begin: int, end: int) -> None:
         row.free -= end - begin + self._overhead
-        if not self._carry or begin > 0:
-            starts_here[0] = True
-        row.parts.append((ids[begin:end], starts_here, special[begin:end]))
+        row.pieces.append((document, begin, end))
 
     def _closed(self, row: _OpenRow) -> _OpenRow:
         self.counts.rows += 1
@@ -229,35 +240,46 @@ class Packer:
     def laid_out(self, rows: Iterable[_OpenRow]) -> Rows:
         """Returns full rows as arrays."""
         rows = list(rows)
-        prefix, suffix = self._around
-        pieces, starts, special, lengths, counts = [], [], [], [], []
-        no, yes = (tuple(np.full(len(ids), value) for ids in self._around) for value in (False, True))
-        for row in rows:
-            total = 0
-            for ids, starts_here, special_here in row.parts:
-                if not self._carry:
-                    pieces += (prefix, ids, suffix)
-                    starts += (no[0], starts_here, no[1])
-                    special += (yes[0], special_here, yes[1])
-                else:
-                    pieces.append(ids)
-                    starts.append(starts_here)
-                    special.append(special_here)
-                lengths.append(len(ids) + self._overhead)
-                total += lengths[-1]
-            counts.append(total)
-        real = np.asarray(counts, np.int32)
+        real = np.array([self.length - row.free for row in rows], np.int32)
         shape = (len(rows), self.length)
         made = Rows(np.zeros(shape, np.uint32), *(np.zeros(shape, bool) for _ in range(3)), real)
         if not rows:
             return made
+        pieces = [piece for row in rows for piece in row.pieces]
+        lengths = np.array([end - begin for _, begin, end in pieces]) + self._overhead
+        if self._carry:
+            front = np.array([max(document.front - begin, 0) for document, begin, _ in pieces])
+            back = np.array([max(end - len(document.ids) + document.back, 0) for document, _, end in pieces])
+        else:
+            front, back = (np.full(len(pieces), len(ids)) for ids in self._around)
+        texts = lengths - front - back
+        special = np.repeat(np.tile([True, False, True], len(pieces)), np.stack([front, texts, back], axis=1).ravel())
         filled = np.arange(self.length) < real[:, None]
-        made.token_ids[filled] = np.concatenate(pieces)
-        made.sentence_starts[filled] = np.concatenate(starts)
-        made.special[filled] = np.concatenate(special)
-        begins = np.zeros(int(real.sum()), bool)
-        begins[np.cumsum([0, *lengths[:-1]])] = True
-        made.segment_starts[filled] = begins
+        made.special[filled] = special
+
+        begins = np.cumsum(lengths) - lengths
+        # Where the documents' own ids stand: everywhere, or round which the layout puts its own.
+        own = np.full(len(special), True) if self._carry else ~special
+        ids, segment_starts, sentence_starts = (np.zeros(len(special), kind) for kind in (np.uint32, bool, bool))
+        ids[own] = np.concatenate([document.ids[begin:end] for document, begin, end in pieces])
+        if not self._carry:
+            ids[special] = np.tile(np.concatenate(self._around), len(pieces))
+        segment_starts[begins] = True
+        if any(document.starts is not None for document, _, _ in pieces):
+            sentence_starts[own] = np.concatenate(
+                [
+                    np.zeros(end - begin, bool) if document.starts is None else document.starts[begin:end]
+                    for document, begin, end in pieces
+                ]
+            )
+        sentence_starts[(begins + front)[texts > 0]] = (
+            True  # a piece's first token begins a sentence, or what is left of it
+        )
+        made.token_ids[filled], made.segment_starts[filled], made.sentence_starts[filled] = (
+            ids,
+            segment_starts,
+            sentence_starts,
+        )
         return made
 
 

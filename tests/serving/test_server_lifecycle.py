@@ -377,7 +377,7 @@ def send_long_request(connect, port, seconds):
     return thread, answers
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_lets_requests_under_way_finish(process, connect, number):
     program, ports = process(20)
     thread, answers = send_long_request(connect, ports["port"], 2.0)

@@ -45,6 +45,7 @@ def config(tiny_bert, tiny_data):
     return make
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_tokens_and_an_interrupted_one_is_the_same(
     config, tmp_path, monkeypatch, interrupted_after
 ):

@@ -78,7 +78,7 @@ def same(one: Path, other: Path) -> None:
     assert json.loads((one / "report.json").read_text()) == json.loads((other / "report.json").read_text())
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_any_moment(values, tmp_path, kills):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "output": "unused"}))
     command = [sys.executable, str(WORKER), str(tmp_path / "run.yaml"), str(kills), "1", str(tmp_path / "runs")]
@@ -113,7 +113,8 @@ def test_asked_to_end_it_ends_behind_its_step(values, tmp_path):
     assert not (output / "model").exists()
 
 
-@pytest.mark.parametrize("moment", [pytest.param("a step", marks=pytest.mark.slow), "a validation"])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["a step", "a validation"])
 def test_asked_to_end_in_the_middle(config, undisturbed, tmp_path, monkeypatch, moment):
     """SIGTERM comes in step 6's validation, or before step 6 is over, which is validated when the run goes on."""
     save, validate = SaveState.at_step, Validate._validate

@@ -116,7 +116,7 @@ def compare(given, wanted):
         np.testing.assert_allclose(given[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "graph"])
 def test_lamb_is_the_papers(compiled):
     compare(trained("lamb", weight_decay=0.3, compiled=compiled), expected(plain_lamb, weight_decay=0.3))
 

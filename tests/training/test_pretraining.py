@@ -111,7 +111,7 @@ def assert_same(first, second):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("corpus", ["single", "streamed"])
+@pytest.mark.parametrize("corpus", ["single", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_a_run_learns_and_says_how_well(config, corpus):
     made = config(corpus, steps=30, validation_steps=10, keep="last")
     results = run(made)
@@ -130,7 +130,7 @@ def test_a_causal_run_tells_bits_a_byte(config):
     assert 0 < report["bits_per_byte"] < report["loss"] / np.log(2)
 
 
-@pytest.mark.parametrize("corpus", ["single", "streamed"])
+@pytest.mark.parametrize("corpus", [pytest.param("single", marks=pytest.mark.slow), "streamed"])
 def test_batches_depend_on_the_seed_and_their_number_alone(config, corpus):
     made = config(corpus)
     whole = batches(made, count=6)
@@ -166,7 +166,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(config, tmp_path, in
     [
         ("masked-lm", {"name": "masked-lm", "unit": "word"}, "single", None),
         ("masked-lm-with-pairs", {}, "pair", None),
-        ("masked-lm-with-pairs", {"name": "sentence-order"}, "pair", None),
+        pytest.param("masked-lm-with-pairs", {"name": "sentence-order"}, "pair", None, marks=pytest.mark.slow),
         ("replaced-token-detection", {}, "single", ("electra", {"embedding_size": 8, **SIZES})),
         ("text-embedding", {}, "single", None),
         (

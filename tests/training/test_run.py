@@ -106,6 +106,7 @@ def test_the_saved_model_gives_the_reported_answers(finished, tiny_data):
     assert right.mean() == pytest.approx(results["report"]["accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_a_line_has_means_over_its_own_steps_whenever_validations_are(finished, config, tmp_path):
     run(config(tmp_path / "coarse", **{**FINISHED, "log_steps": 4}))
@@ -126,6 +127,7 @@ class InterruptedError(Exception):
     """What stands for a power cut."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_an_interrupted_run_continues_as_if_nothing_had_happened(finished, config, tmp_path, monkeypatch):
     at_step = LogMetrics.at_step
@@ -153,6 +155,7 @@ def test_an_interrupted_run_continues_as_if_nothing_had_happened(finished, confi
     assert whole == parts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_another_seed_is_another_run(finished, config, tmp_path):
     run(config(tmp_path / "run", ALONE, seed=2))
@@ -249,7 +252,7 @@ def test_masked_lm_of_a_new_network(config, tiny_bert, tmp_path):
 
 
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+@pytest.mark.parametrize("problem", [pytest.param("multi_label", marks=pytest.mark.slow), "regression"])
 def test_other_problems(config, tmp_path, problem):
     rows = [
         {"text": f"a {word} film", "label": label if problem == "regression" else names}

@@ -89,4 +89,4 @@ class Reading:
 
 def paragraphs(text: str) -> str:
     """Returns the lines of a text that have something on them, without white space at their ends."""
-    return "\n".join(line for line in map(str.strip, text.splitlines()) if line)
+    return "\n".join(filter(None, map(str.strip, text.splitlines())))

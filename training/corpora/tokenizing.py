@@ -25,10 +25,18 @@ PROBES = (
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Returns a hash of what decides a tokenizer's ids: its vocabulary, what stands round texts, the ids of some texts."""
-    ids = tokenizer([*PROBES, ""]).to_list()
-    pairs = tokenizer([PROBES[0]], [PROBES[2]]).to_list()
+    texts = _ids(tokenizer, [*PROBES, ""]).to_list()
+    # As the tokenizer would put them together, without the seconds that its graphs for that take to make.
+    ids = [_joined(tokenizer, text) for text in texts]
+    pairs = [_joined(tokenizer, texts[0], texts[2])]
     text = json.dumps([tokenizer.vocabulary, ids, pairs], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _joined(tokenizer: Tokenizer, first: list[int], second: list[int] | None = None) -> list[int]:
+    texts = {"first": first, "second": second}
+    parts = tokenizer.template.parts(second is not None, True)
+    return [token for part in parts for token in (part.ids if part.source == "special" else texts[part.source])]
 
 
 def layout_of(tokenizer: Tokenizer, name: str) -> Layout:

@@ -153,7 +153,9 @@ def test_an_lstm_learns_to_classify(tokenizer, tiny_data, tmp_path):
     assert again.predict_text(texts) == answers
 
 
-@pytest.mark.parametrize(("model_type", "task"), [("gru", "masked-lm"), ("elman", "causal-lm")])
+@pytest.mark.parametrize(
+    ("model_type", "task"), [pytest.param("gru", "masked-lm", marks=pytest.mark.slow), ("elman", "causal-lm")]
+)
 def test_language_models_train(tokenizer, tiny_data, model_type, task):
     model = made(model_type, task, tokenizer)
     model.compile(learning_rate=1e-2)

@@ -267,7 +267,7 @@ def best_span(model, question, context, longest):
     return max(spans), chances[0].prod()
 
 
-@pytest.mark.parametrize(("batching", "longest"), [("packed", 30), ("padded", 2)])
+@pytest.mark.parametrize(("batching", "longest"), [("packed", 30), pytest.param("padded", 2, marks=pytest.mark.slow)])
 def test_the_best_span_of_all(make, batching, longest):
     model = make(batching=batching, answer_length=longest)
     for _ in range(2):

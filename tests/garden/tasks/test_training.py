@@ -39,8 +39,10 @@ def trained(directory, data, optimizer, *, eager=True, model=None, **options):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [lambda: keras.optimizers.SGD(0.3, momentum=0.9), lambda: AdamW(1e-3, epsilon=1e-3)],
-    ids=["sgd", "adamw"],
+    [
+        pytest.param(lambda: keras.optimizers.SGD(0.3, momentum=0.9), id="sgd", marks=pytest.mark.slow),
+        pytest.param(lambda: AdamW(1e-3, epsilon=1e-3), id="adamw"),
+    ],
 )
 def test_packed_and_padded_runs_are_the_same(still_bert, data, optimizer):
     packed, losses = trained(still_bert, data, optimizer(), batching="packed")
