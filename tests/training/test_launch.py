@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from garden.cli import run_command
 from training.launch import free_ports, launch
@@ -201,7 +203,7 @@ def worker_pids(process: subprocess.Popen) -> list[int]:
 
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, tmp_path):
-    """What the two give in the end is what one device gives without a stop."""
+    """What the two give in the end is what they and one device give without a stop."""
     process = command(config, tmp_path / "run")
     until(process, r"\[0\] step 12 of 40")
     os.kill(worker_pids(process)[1], signal.SIGKILL)
@@ -221,6 +223,11 @@ def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, t
     assert [line["step"] for line in given] == [line["step"] for line in expected]
     for line, other in zip(given, expected, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    _, err = command(config, tmp_path / "undisturbed").communicate(timeout=300)
+    given, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "undisturbed"))
+    assert given.keys() == expected.keys(), err
+    for name in given:
+        np.testing.assert_allclose(given[name], expected[name], atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
