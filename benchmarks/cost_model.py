@@ -78,7 +78,8 @@ def local_step_seconds(rows: float, workers: int, cores: int, *, fixed: float, a
         message: seconds in which two workers sum their gradients; a ring's share grows with 2 (N-1)/N.
     """
     own = fixed + a_row * rows / workers
-    return own * max(workers / cores, 1.0) + message * (2 * (workers - 1) / workers)
+    # Messages between processes of one machine are work of its cores, which too many workers share for this too.
+    return (own + message * (2 * (workers - 1) / workers)) * max(workers / cores, 1.0)
 
 
 BERT_LARGE = Network(name="BERT-large", parameters=335e6, met=303e6, layers=24, width=1024, length=512)
