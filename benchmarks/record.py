@@ -98,8 +98,8 @@ def heading(title: str, result: Mapping[str, Any], packages: Mapping[str, Sequen
     )
     return (
         f"# {title}\n\n{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {result['date']}, "
-        f"commit {(result['commit'] or 'unknown')[:12]}{'+changes' * (result['commit'] or '').endswith('+changes')}.  \n"
-        f"{versions}.\n"
+        f"commit {(result['commit'] or 'unknown')[:12]}{'+changes' * (result['commit'] or '').endswith('+changes')}.\n"
+        + (f"\n{versions}.\n" if versions else "")
     )
 
 
