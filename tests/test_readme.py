@@ -10,15 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-IN_TURN = [
-    pytest.param(
-        page,
-        marks=pytest.mark.slow
-        if page.name in ("corpora.md", "model_parallel.md", "scaling.md", "serving.md", "tasks.md", "training.md")
-        else (),
-    )
-    for page in PAGES
-]
+LONG = (
+    "adding_a_family.md",
+    "checkpoints.md",
+    "corpora.md",
+    "model_parallel.md",
+    "scaling.md",
+    "serving.md",
+    "tasks.md",
+    "training.md",
+)
+IN_TURN = [pytest.param(page, marks=pytest.mark.slow if page.name in LONG else ()) for page in PAGES]
 """The pages with the longest commands take minutes."""
 
 PRELUDE = """

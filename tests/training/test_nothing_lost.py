@@ -78,7 +78,7 @@ def same(one: Path, other: Path) -> None:
     assert json.loads((one / "report.json").read_text()) == json.loads((other / "report.json").read_text())
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_any_moment(values, tmp_path, kills):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "output": "unused"}))
     command = [sys.executable, str(WORKER), str(tmp_path / "run.yaml"), str(kills), "1", str(tmp_path / "runs")]
@@ -167,6 +167,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_batch(config, tmp_path)
     assert all(isinstance(text, str) for text in batch["text"])
 
 
+@pytest.mark.slow
 def test_or_is_skipped_and_counted(config, tmp_path, monkeypatch):
     losses = garden.TextClassifier.weighted_losses
 

@@ -45,6 +45,7 @@ def test_a_run_writes_metrics_and_a_report(finished):
     assert 1 < report["perplexity"] < 40
 
 
+@pytest.mark.slow
 def test_its_model_opens_as_what_it_is_and_answers_on_the_command_line(finished):
     model = open_task(finished / "model")
     assert type(model).__name__ == "Seq2SeqLM"

@@ -105,6 +105,7 @@ def config(task, data, tiny_bert, output):
     return make_config(values)
 
 
+@pytest.mark.slow
 def test_a_run_on_words(tiny_bert, tmp_path, without_pictures):
     lines = [
         {"tokens": ["a", "good", "film"], "tags": ["O", "B-X", "I-X"]},

@@ -224,6 +224,7 @@ def test_validation_split_takes_the_end(still_bert, data):
         model.fit(tf.data.Dataset.from_tensors((["a"], [1])), validation_split=0.5)
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call_are_those_steps(still_bert, data):
     plain, losses = trained(still_bert, data, keras.optimizers.SGD(0.1))
     model = TextClassifier.from_pretrained(still_bert, labels=NAMES)
