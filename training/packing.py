@@ -250,6 +250,7 @@ class Packer:
         if self._carry:
             front = np.array([max(document.front - begin, 0) for document, begin, _ in pieces])
             back = np.array([max(end - len(document.ids) + document.back, 0) for document, _, end in pieces])
+            front, back = np.minimum(front, lengths), np.minimum(back, lengths)  # a cut may fall among special tokens
         else:
             front, back = (np.full(len(pieces), len(ids)) for ids in self._around)
         texts = lengths - front - back
@@ -272,14 +273,11 @@ class Packer:
                     for document, begin, end in pieces
                 ]
             )
-        sentence_starts[(begins + front)[texts > 0]] = (
-            True  # a piece's first token begins a sentence, or what is left of it
-        )
-        made.token_ids[filled], made.segment_starts[filled], made.sentence_starts[filled] = (
-            ids,
-            segment_starts,
-            sentence_starts,
-        )
+        # A piece's first token begins a sentence, or what is left of one.
+        sentence_starts[(begins + front)[texts > 0]] = True
+        made.token_ids[filled] = ids
+        made.segment_starts[filled] = segment_starts
+        made.sentence_starts[filled] = sentence_starts
         return made
 
 
