@@ -76,6 +76,15 @@ def test_every_token_is_there_once_and_in_order(documents, name, length, open_ro
     assert counts.rows == len(rows)
 
 
+@settings(deadline=None, max_examples=60)
+@given(documents_of, st.integers(0, 5), st.integers(0, 5), st.sampled_from(["single", "causal"]), st.integers(14, 50))
+def test_special_tokens_are_known_wherever_a_cut_falls(documents, before, after, name, length):
+    layout = Layout(name=name, prefix=tuple(range(1, 1 + before)), suffix=tuple(range(11, 11 + after)))
+    rows, _ = packed(documents, length, layout, open_rows=3, least_piece=1)
+    real = np.arange(length) < rows.real[:, None]
+    np.testing.assert_array_equal(rows.special, real & (rows.token_ids < 1000))
+
+
 @pytest.mark.parametrize("length", [128, 512])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_rows_are_full(name, length):
