@@ -226,7 +226,8 @@ def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, t
     _, err = command(config, tmp_path / "undisturbed").communicate(timeout=300)
     given, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "undisturbed"))
     assert given.keys() == expected.keys(), err
-    for name in given:
+    # What is added to every key alike, softmax does not see: its gradient is rounding, which AdamW makes whole steps of.
+    for name in [name for name in given if not name.endswith("key.bias")]:
         np.testing.assert_allclose(given[name], expected[name], atol=1e-6, err_msg=name)
 
 
