@@ -72,12 +72,10 @@ class Counts:
 
 @dataclass(slots=True, eq=False)
 class _Document:
-    """What is put into rows, whole or in pieces: special tokens, text, special tokens, as many as the layout says."""
+    """What is put into rows, whole or in pieces: a text, with the layout's special tokens round it where that is causal."""
 
     ids: np.ndarray  # [L] uint32
     starts: np.ndarray | None  # [L] bool: sentences begin here
-    front: int = 0  # special tokens among the first ids
-    back: int = 0  # and among the last
 
 
 @dataclass(slots=True, eq=False)
@@ -147,12 +145,8 @@ class Packer:
             prefix, suffix = self._around
             if sentence_starts is not None:
                 sentence_starts = np.pad(np.asarray(sentence_starts, bool), (len(prefix), len(suffix)))
-            document = _Document(
-                np.concatenate([prefix, ids, suffix], dtype=np.uint32, casting="unsafe"),
-                sentence_starts,
-                len(prefix),
-                len(suffix),
-            )
+            whole = np.concatenate([prefix, ids, suffix], dtype=np.uint32, casting="unsafe")
+            document = _Document(whole, sentence_starts)
         else:  # copies: what the ids are a part of is not to wait in open rows
             starts = None if sentence_starts is None else np.array(sentence_starts, bool)
             document = _Document(np.array(ids, np.uint32), starts)
@@ -247,12 +241,13 @@ class Packer:
             return made
         pieces = [piece for row in rows for piece in row.pieces]
         lengths = np.array([end - begin for _, begin, end in pieces]) + self._overhead
+        before, after = map(len, self._around)
         if self._carry:
-            front = np.array([max(document.front - begin, 0) for document, begin, _ in pieces])
-            back = np.array([max(end - len(document.ids) + document.back, 0) for document, _, end in pieces])
+            front = np.array([max(before - begin, 0) for _, begin, _ in pieces])
+            back = np.array([max(end - len(document.ids) + after, 0) for document, _, end in pieces])
             front, back = np.minimum(front, lengths), np.minimum(back, lengths)  # a cut may fall among special tokens
         else:
-            front, back = (np.full(len(pieces), len(ids)) for ids in self._around)
+            front, back = np.full(len(pieces), before), np.full(len(pieces), after)
         texts = lengths - front - back
         special = np.repeat(np.tile([True, False, True], len(pieces)), np.stack([front, texts, back], axis=1).ravel())
         filled = np.arange(self.length) < real[:, None]

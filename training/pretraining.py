@@ -200,9 +200,11 @@ class StreamedBatches(CorpusBatches):
         directory = config.model.tokenizer or config.model.pretrained
         # As in built corpora, a special token that a text happens to spell is text.
         tokenizer = Tokenizer.from_pretrained(located(directory), split_special_tokens=True)
-        if corpus.tokenizer not in (None, directory) and fingerprint(
-            Tokenizer.from_pretrained(located(corpus.tokenizer))
-        ) != fingerprint(model.tokenizer):
+        if (
+            corpus.tokenizer
+            and corpus.tokenizer != directory
+            and fingerprint(Tokenizer.from_pretrained(located(corpus.tokenizer))) != fingerprint(model.tokenizer)
+        ):
             raise ValueError(
                 f"{path}: tokenizer: {corpus.tokenizer} is another tokenizer than the model's ({directory}); name the model's, "
                 "or leave the key out"
