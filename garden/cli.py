@@ -12,12 +12,14 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from garden.answers import print_answer
 from garden.commands import JSON, declare, log_to_stderr, print_json
 from garden.corpus_commands import corpus
 from garden.launch_commands import launch
@@ -266,7 +268,7 @@ def predict(
         source = ((text, pair) for text in source)
     while some := list(itertools.islice(source, batch_size)):
         for text, answer in zip(some, model.predict_text(some), strict=True):
-            _print_answer(text, answer, as_json)
+            print_answer(text, answer, as_json=as_json)
         sys.stdout.flush()
 
 
@@ -286,49 +288,6 @@ def _texts_of_file(path: Path, text_field: str, pair_field: str | None, *, words
         raise FileNotFoundError(f"{path}: no such file")
     with open(path, "rb") as stream:
         yield from _lines(stream)
-
-
-def _print_answer(text: Any, answer: Any, as_json: bool) -> None:
-    sides = list(text) if isinstance(text, tuple) else [text]
-    if as_json:
-        print_json({**dict(zip(("text", "pair"), sides, strict=False)), **_named(answer)})
-        return
-    sides = [side if isinstance(side, str) else " ".join(side) for side in sides]
-    click.echo("\t".join([*_columns(answer), *sides]))
-
-
-def _named(answer: Any) -> dict[str, Any]:
-    """Returns an answer as a JSON object: an array is a vector, a list of entities, perhaps of none, or of candidates."""
-    if isinstance(answer, dict):
-        return answer
-    if not isinstance(answer, list):
-        return {"embedding": answer.tolist()}
-    return {"entities" if _are_entities(answer) else "candidates": answer}
-
-
-def _are_entities(answer: list) -> bool:
-    return not answer or "start" in answer[0]
-
-
-def _columns(answer: Any) -> list[str]:
-    """Returns what a line says of an answer: a label and its score, a number, entities, candidates, likelihoods, a vector."""
-    if isinstance(answer, dict):
-        if "tokens" in answer:
-            tokens = zip(answer["tokens"], answer["scores"], strict=True)
-            return [", ".join(f"{token} {score:.4f}" for token, score in tokens)]
-        if "labels" in answer:
-            return [", ".join(f"{label} {answer['scores'][label]:.4f}" for label in answer["labels"])]
-        if "generated_text" in answer:
-            return [answer["generated_text"]]
-        if "perplexity" in answer:
-            return [f"{answer['log_likelihood']:.4f}", f"{answer['perplexity']:.4f}"]
-        return [*(answer[name] for name in ("label", "answer") if name in answer), f"{answer['score']:.4f}"]
-    if not isinstance(answer, list):
-        return [" ".join(f"{value:.6f}" for value in answer.tolist())]
-    if _are_entities(answer):
-        return [", ".join(f"{found['label']} {found['text']} {found['score']:.4f}" for found in answer)]
-    masks = answer if isinstance(answer[0], list) else [answer]
-    return [", ".join(f"{given['token']} {given['score']:.4f}" for given in candidates) for candidates in masks]
 
 
 @_command(_MODEL_DIR, click.argument("export_base"), JSON, short_help="Write a model as a SavedModel for TF Serving.")
@@ -385,6 +344,38 @@ def serve(model_base: str, name: str | None, host: str, port: int, grpc_port: in
 
     log_to_stderr(logging.INFO)
     run_server(model_base=model_base, name=name, host=host, port=port, grpc_port=grpc_port, on_ready=announce)
+
+
+@_command(
+    click.option("--port", type=click.IntRange(0, 65535), default=5050, show_default=True, help="0: a free one."),
+    click.option("--host", default="127.0.0.1", show_default=True, help="What machines that train call this one."),
+    JSON,
+    short_help="Make the inputs of runs on other machines.",
+)
+def data_service(port: int, host: str, as_json: bool) -> None:
+    """Makes, on all cores of this machine, the inputs of runs whose own cannot keep up, until SIGTERM or Ctrl-C.
+
+    Prints its address, which is a run's data.service; of several machines, all with commas between them. Keep it inside of
+    the cluster's own network: who reaches it may use it.
+
+    
+    Example:
+      garden data-service --host data1 --port 5050
+      garden train configs/sentiment.yaml data.service=data1:5050
+    """
+    from training.input_service import serve as run_service
+
+    log_to_stderr(logging.WARNING)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with run_service(port, host) as address:
+        if as_json:
+            print_json({"data_service": address})
+        else:
+            click.echo(f"data.service={address}")
+        sys.stdout.flush()
+        ended.wait()
 
 
 @_command(

@@ -278,8 +278,8 @@ def listening(address: str) -> Iterator[socket.socket]:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise ValueError(
-            f"port {port} of {address}, this worker's own, cannot be used: {reason}; end the process that uses it "
-            f"(ss -ltnp 'sport = {port}'), or give the worker another port"
+            f"port {port} of {address}, this process's own, cannot be used: {reason}; end the process that uses it "
+            f"(ss -ltnp 'sport = {port}'), or give another port"
         ) from None
     with listener:
         yield listener

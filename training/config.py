@@ -38,6 +38,7 @@ KEPT = ("best", "last")
 NOT_FINITE = ("stop", "skip")
 
 _TOLD = ("checkpoint_steps", "keep_checkpoints", "keep_checkpoint_steps", "log_steps", "tensorboard")
+_SERVED = ("service",)
 _DEVICES = ("strategy", "devices", "tpu", "mesh")
 """Keys that a run which another one continues may have other values of: they do not decide its weights."""
 OPTIMIZERS = ("adamw", "lamb", "adafactor", "muon")
@@ -77,6 +78,16 @@ class DataConfig:
         "of a corpus: source -> its share of the rows, relative to the others; default: the corpus's", None, above=0
     )
     temperature: float | None = key("of a corpus: of the shares; default: the corpus's", None, above=0)
+    shards: int = key(
+        "of a corpus: parts of a batch that are read and made apart, each by the worker that computes it alone, and from files "
+        "of its own where a source has as many. Workers have to divide it. It decides what a batch has, the workers do not",
+        1,
+        least=1,
+    )
+    service: str | None = key(
+        "of train: address of a tf.data service that makes the inputs of texts, such as localhost:5050 (garden data-service)",
+        None,
+    )
     validation_rows: int = key("of a corpus: held-out rows that are validated on during training", 2048, least=1)
     validation: str | None = key("file of examples to validate with during training", None)
     validation_share: float = key(
@@ -283,6 +294,7 @@ class RunConfig:
         for name, value, needs_corpus in (
             ("data.weights", data.weights, True),
             ("data.temperature", data.temperature, True),
+            ("data.shards", data.shards > 1, True),
             ("objective", self.objective, True),
             ("data.validation", data.validation, False),
             ("data.validation_share", data.validation_share, False),
@@ -294,6 +306,16 @@ class RunConfig:
                 raise ValueError(f"{name}: only for runs that learn from a corpus (data.corpus)")
             if value and not needs_corpus and data.corpus is not None:
                 raise ValueError(f"{name}: a corpus has no such thing; it holds out documents by its validation_share")
+        if data.service is not None and data.corpus is not None:
+            raise ValueError("data.service: makes inputs of texts (data.train); for a corpus give data.shards instead")
+        if self.training.batch_size % data.shards:
+            raise ValueError(
+                f"data.shards: {data.shards} do not divide training.batch_size ({self.training.batch_size})"
+            )
+        if data.shards > 1 and self.task == "text-embedding":
+            raise ValueError(
+                "data.shards: texts are told from all others of a batch, which has to be made whole; leave it at 1"
+            )
 
     def same_run(self, other: RunConfig) -> bool:
         """Whether a run of another config continues one of this: all that decides its weights is the same.
@@ -302,8 +324,8 @@ class RunConfig:
         """
 
         def essence(config: RunConfig) -> RunConfig:
-            training = _with_defaults(config.training, _TOLD)
-            return _with_defaults(dataclasses.replace(config, training=training), _DEVICES)
+            training, data = _with_defaults(config.training, _TOLD), _with_defaults(config.data, _SERVED)
+            return _with_defaults(dataclasses.replace(config, training=training, data=data), _DEVICES)
 
         return essence(self) == essence(other)
 

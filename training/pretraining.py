@@ -1,7 +1,8 @@
 """What a run learns from when it learns from a corpus: batches of rows, made into inputs and targets by an objective.
 
-Batch i of a run is a function of the corpus, the seed and i alone, whatever the number of workers; a resumed run begins at the
-batch that would have come next. Shapes: B rows of a batch, T places of a row.
+Batch i of a run is a function of the corpus, the seed, the number of shards and i alone, whatever the number of workers; a
+resumed run begins at the batch that would have come next. A batch's shards are made apart, each from rows of its own, and
+stand one behind the other in it: a worker makes those alone that it computes. Shapes: B rows of a batch, T places of a row.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class CorpusBatches:
         self.name = objective_name(config)
         self.path = config.data.corpus
         self.batch_size, self.seed, self.length = config.training.batch_size, config.training.seed, length
+        self.shards = config.data.shards
         options = {key: value for key, value in config.objective.items() if key != "name"}
         self.objective = objective(self.name, model.tokenizer, **options).for_task(model)
         asked, longest = config.training.sequence_length, model.backbone.config.longest
@@ -84,8 +86,8 @@ class CorpusBatches:
         """Real places of a batch, in the mean."""
         return self.batch_size * self.length
 
-    def rows(self, first: int) -> Iterator[Rows]:
-        """Yields the batches of rows without end, from step `first` on."""
+    def rows(self, first: int, shard: int) -> Iterator[Rows]:
+        """Yields a shard's rows of each batch without end, from step `first` on."""
         raise NotImplementedError(f"{type(self).__name__} has to say where its rows come from")
 
     def held_out(self, rows: int | None) -> Sequence[Any]:
@@ -96,28 +98,66 @@ class CorpusBatches:
         """Returns one of the batches of `held_out`."""
         return part
 
-    def training(self, first: int = 0) -> tf.data.Dataset:
-        """Returns the endless batches (x, y, weights) from step `first` on."""
-        return self._made(lambda: self.rows(first), self.seed, first, rows=self.batch_size)
+    def training(self, first: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
+        """Returns the endless batches (x, y, weights) from step `first` on, or a worker's share of each.
+
+        Raises ValueError where the number of workers does not divide that of the shards.
+        """
+        if self.shards % workers:
+            raise ValueError(f"data.shards: {workers} workers do not divide {self.shards}")
+        mine = self.shards // workers
+        shards = range(worker * mine, (worker + 1) * mine)
+
+        def turns() -> Iterator[Rows]:
+            return itertools.chain.from_iterable(zip(*(self.rows(first, shard) for shard in shards), strict=True))
+
+        def seed(number: tf.Tensor) -> tf.Tensor:
+            whole = tf.stack([self.seed, first + number // mine])
+            if self.shards == 1:
+                return whole
+            return tf.random.experimental.stateless_fold_in(whole, shards.start + number % mine)
+
+        data = self._made(turns, seed, rows=self.batch_size // self.shards)
+        return data if mine == 1 else self._joined(data, mine)
+
+    def _joined(self, data: tf.data.Dataset, shards: int) -> tf.data.Dataset:
+        """Returns batches of so many shards each, whose rows are as wide as the widest one's."""
+
+        def empty(spec: tf.TensorSpec, value: int = 0) -> tf.Tensor:
+            return tf.constant(value, spec.dtype)
+
+        def flat(values: tf.Tensor) -> tf.Tensor:
+            rows = None if values.shape[1] is None else shards * values.shape[1]
+            joined = tf.reshape(values, tf.concat([[-1], tf.shape(values)[2:]], axis=0))
+            return tf.ensure_shape(joined, [rows, *values.shape[2:]])
+
+        x, *others = data.element_spec
+        pad_id = self.objective.tokenizer.pad_id or 0
+        x = {name: empty(spec, pad_id if name in ("token_ids", "target_ids") else 0) for name, spec in x.items()}
+        padding = (x, *tf.nest.map_structure(empty, others))
+        return data.padded_batch(shards, padding_values=padding, drop_remainder=True).map(
+            lambda *parts: tf.nest.map_structure(flat, parts)
+        )
 
     def validation(self, rows: int | None = None) -> tf.data.Dataset | None:
         """Returns batches of held-out rows, `rows` at most, always the same and with the same masks; None without any."""
         parts = self.held_out(rows)
         if not len(parts):
             return None
-        data = self._made(lambda: map(self.held_out_batch, parts), 0, 0)
+        data = self._made(lambda: map(self.held_out_batch, parts), lambda number: tf.stack([0, number]))
         # Keras warns of data that end where it had not been told of their length.
         return data.apply(tf.data.experimental.assert_cardinality(len(parts)))
 
     def _made(
-        self, batches: Callable[[], Iterator[Rows]], seed: int, first: int, rows: int | None = None
+        self, batches: Callable[[], Iterator[Rows]], seed: Callable[[tf.Tensor], tf.Tensor], rows: int | None = None
     ) -> tf.data.Dataset:
+        """Returns what the objective makes of batches of rows; `seed` is a function of their numbers from 0."""
         # Shapes that are known let the training step take its compiled clusters.
         signature = {name: tf.TensorSpec([rows, self.length], tf.int32) for name in ROW}
         learn = tf.autograph.experimental.do_not_convert(
-            lambda step, rows: self.objective(rows, tf.stack([seed, tf.cast(step, tf.int32)]))
+            lambda number, rows: self.objective(rows, seed(tf.cast(number, tf.int32)))
         )
-        data = tf.data.Dataset.from_generator(batches, output_signature=signature).enumerate(start=first)
+        data = tf.data.Dataset.from_generator(batches, output_signature=signature).enumerate()
         return data.map(learn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
 
     def report(self, model: Task) -> dict[str, Any] | None:
@@ -161,9 +201,11 @@ class BuiltBatches(CorpusBatches):
     def tokens_per_step(self) -> float:
         return self.batch_size * self.corpus.tokens("train") / self.corpus.rows("train")
 
-    def rows(self, first: int) -> Iterator[Rows]:
+    def rows(self, first: int, shard: int) -> Iterator[Rows]:
+        size = self.batch_size // self.shards
         for step in itertools.count(first):
-            draws = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            begin = step * self.batch_size + shard * size
+            draws = np.arange(begin, begin + size)
             yield self.corpus.batch("train", self._order.numbers(draws))
 
     def held_out(self, rows: int | None) -> list[np.ndarray]:
@@ -219,10 +261,10 @@ class StreamedBatches(CorpusBatches):
         self._rows = StreamedRows(corpus, tokenizer, layout, seed=self.seed)
         self._most = config.data.validation_rows
 
-    def rows(self, first: int) -> Iterator[Rows]:
+    def rows(self, first: int, shard: int) -> Iterator[Rows]:
         if first:
             logger.info("reading again the rows of %d steps", first)
-        return itertools.islice(self._rows.training(self.batch_size), first, None)
+        return itertools.islice(self._rows.training(self.batch_size // self.shards, shard, self.shards), first, None)
 
     @functools.cached_property
     def _held_out(self) -> list[Rows]:

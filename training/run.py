@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks import TASKS, Examples, Task, read_examples
+from garden.tasks.inputs import Shares
 from garden.tokenizers import Tokenizer
 from training.budget import counted_tokens, length_of
 from training.callbacks import (
@@ -29,6 +30,7 @@ from training.callbacks import (
 )
 from training.checkpoints import Checkpoints
 from training.config import RunConfig, TrainingConfig
+from training.input_service import check_services, served_by
 from training.models import build_task
 from training.optimizers import optimizer
 from training.output import (
@@ -74,6 +76,8 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     Raises FileNotFoundError and ValueError, one line each, before anything is written or removed, as far as can be known.
     """
     check_output(config, overwrite=overwrite)
+    if config.data.service is not None:
+        check_services(config.data.service)
     devices = strategy_of(config)
     keras.utils.set_random_seed(config.training.seed)
     train = validation = test = None
@@ -106,6 +110,12 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     def batches(first: int) -> tf.data.Dataset:
         """The batches behind step `first`, without end."""
         return training_batches(model, train, config).skip(first) if rows is None else rows.training(first)
+
+    def fed(first: int) -> tf.data.Dataset | Shares:
+        """The same, of which each worker makes its own share where the corpus is read in shards."""
+        if rows is None or rows.shards == 1:
+            return batches(first)
+        return Shares(functools.partial(rows.training, first))
 
     chief = is_chief(devices)
     directory = open_output(config, overwrite=overwrite) if chief else Path(config.output)
@@ -167,10 +177,11 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
                 ended = ended or judge.finished
             if not ended:
                 # Keras writes its bar to stdout, which is for results.
-                with contextlib.redirect_stdout(sys.stderr):
+                with contextlib.redirect_stdout(sys.stderr), served_by(config.data.service) as elsewhere:
                     model.fit(
-                        batches(first),
+                        fed(first),
                         epochs=1,
+                        elsewhere=elsewhere,
                         steps_per_epoch=total - first,
                         class_weight=config.training.class_weight,
                         callbacks=callbacks,

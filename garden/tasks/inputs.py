@@ -5,13 +5,27 @@ Shapes: E texts of a batch, R rows of several texts each, Q texts in a row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from garden.tasks.batching import pack, pad
 from garden.tasks.examples import Examples, as_examples
+
+Elsewhere = Callable[..., tf.data.Dataset]
+"""Has inputs made by others, such as a tf.data service. Called with numbered raw batches, the function from such a dataset to
+inputs, and the number of the `worker` that wants them; returns the inputs in the batches' order.
+"""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Batches of network inputs of which each worker makes its own share, a function of its number and the workers' count."""
+
+    of: Callable[[int, int], tf.data.Dataset]
 
 
 class TextInputs:
@@ -39,6 +53,8 @@ class TextInputs:
 
         A dataset whose batches are network inputs already (dictionaries with `token_ids`) is returned as it is.
         """
+        if isinstance(x, Shares):
+            return x
         if isinstance(x, dict) and "token_ids" in x:
             parts = tuple(part for part in (x, y, sample_weight) if part is not None)
             x = tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else (x,)).batch(batch_size)
@@ -124,7 +140,14 @@ class TextInputs:
         row_length = min(self.row_length, self.sequence_length or self.row_length) if training else 1
         return pack(token_ids, type_ids, row_length=row_length, **layout)
 
-    def prepared_dataset(self, raw: tf.data.Dataset, *, training: bool = False, per_step: int = 1) -> tf.data.Dataset:
+    def prepared_dataset(
+        self,
+        raw: tf.data.Dataset,
+        *,
+        training: bool = False,
+        per_step: int = 1,
+        elsewhere: Elsewhere | None = None,
+    ) -> tf.data.Dataset:
         """Returns the network's inputs for each raw batch; random choices depend on `seed` and the batch's number.
 
         While training, batches count from the steps done so far, `per_step` each: a second `fit` and a resumed run go on with
@@ -137,20 +160,21 @@ class TextInputs:
             seeds = seeds.skip(self._steps_done() * per_step)
         else:
             seeds = tf.data.Dataset.counter()
-        return (
-            tf.data.Dataset.zip(raw, seeds)
-            .map(
-                tf.autograph.experimental.do_not_convert(
-                    lambda batch, number: self.inputs(
-                        batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
-                    )
-                ),
-                num_parallel_calls=tf.data.AUTOTUNE,
+        inputs = tf.autograph.experimental.do_not_convert(
+            lambda batch, number: self.inputs(
+                batch, training=training, seed=tf.stack([self.seed, tf.cast(number, tf.int32)])
             )
-            .prefetch(2)
         )
 
-    def distributed_dataset(self, raw: tf.data.Dataset, *, training: bool = False):
+        def make(batches: tf.data.Dataset) -> tf.data.Dataset:
+            return batches.map(inputs, num_parallel_calls=tf.data.AUTOTUNE)
+
+        numbered = tf.data.Dataset.zip(raw, seeds)
+        return (make(numbered) if elsewhere is None else elsewhere(numbered, make)).prefetch(2)
+
+    def distributed_dataset(
+        self, raw: tf.data.Dataset | Shares, *, training: bool = False, elsewhere: Elsewhere | None = None
+    ):
         """Returns the inputs as the strategy wants them: each global batch split evenly over the replicas.
 
         Batches are split as raw examples, before they are laid out in rows, so that global batch i has the same
@@ -158,24 +182,33 @@ class TextInputs:
         """
         strategy = self.distribute_strategy
         replicas = strategy.num_replicas_in_sync
-        if replicas == 1:
-            return self.prepared_dataset(raw, training=training)
 
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            local = replicas // context.num_input_pipelines
-            first = context.input_pipeline_id * local
-            parts = raw.flat_map(
-                lambda *batch: tf.data.Dataset.range(first, first + local).map(
-                    lambda part: _part(batch, part, replicas)
+            worker, workers = context.input_pipeline_id, context.num_input_pipelines
+            local = replicas // workers
+            begin, parts = worker * local, replicas
+            data = raw
+            if isinstance(raw, Shares):
+                begin, parts, data = 0, local, raw.of(worker, workers)
+            if parts > 1:
+                data = data.flat_map(
+                    lambda *batch: tf.data.Dataset.range(begin, begin + local).map(
+                        lambda part: _part(batch, part, parts)
+                    )
                 )
-            )
-            return self.prepared_dataset(parts, training=training, per_step=local)
+            through = None if elsewhere is None else functools.partial(elsewhere, worker=worker)
+            return self.prepared_dataset(data, training=training, per_step=local, elsewhere=through)
+
+        if replicas == 1:
+            return of_worker(tf.distribute.InputContext())
 
         return strategy.distribute_datasets_from_function(of_worker)
 
 
-def is_prepared(dataset: tf.data.Dataset) -> bool:
+def is_prepared(dataset: tf.data.Dataset | Shares) -> bool:
     """Returns whether a dataset's batches are network inputs already, rather than texts."""
+    if isinstance(dataset, Shares):
+        return True
     spec = dataset.element_spec
     first = spec[0] if isinstance(spec, tuple) else spec
     return isinstance(first, dict) and "token_ids" in first

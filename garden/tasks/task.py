@@ -31,7 +31,7 @@ from garden.models.backbone import (
 from garden.tasks.batching import unpack
 from garden.tasks.distributed import DistributedModel
 from garden.tasks.examples import clear_errors
-from garden.tasks.inputs import TextInputs, is_prepared
+from garden.tasks.inputs import Elsewhere, TextInputs, is_prepared
 from garden.tasks.optimization import AdamW, LinearSchedule
 from garden.tokenizers import Tokenizer
 
@@ -262,6 +262,7 @@ class Task(TextInputs, DistributedModel):
         sample_weight=None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
+        elsewhere: Elsewhere | None = None,
         **kwargs,
     ):
         """Trains on raw texts; arguments as Keras's `fit`, and in addition:
@@ -270,9 +271,11 @@ class Task(TextInputs, DistributedModel):
             x: a list of texts (with labels `y`); a tuple of two such lists, or a list of two-tuples, for pairs of texts;
                 a JSONL, CSV or TSV file with the fields `text` and `label`; `garden.read_examples(...)`; or a
                 tf.data.Dataset, batched, of texts, (texts, labels) or (texts, labels, weights). Labels are ids or names.
+                Network inputs, batched, are taken as they are; as `Shares`, each worker makes its own.
             batch_size: texts in a step, for all replicas together; default 32. Datasets have their own.
             validation_data: as `x`, or a pair (x, y).
             class_weight: id or name of a class -> weight of its examples.
+            elsewhere: has the inputs of texts made by others (see `Elsewhere`, `training.input_service`).
 
         Returns Keras's History. Raises ValueError or TypeError, naming the value, for texts and labels that do not fit.
         """
@@ -292,7 +295,7 @@ class Task(TextInputs, DistributedModel):
             self._plan_rate((epochs - initial_epoch) * (steps_per_epoch or int(data.cardinality())))
         with clear_errors():
             return super().fit(
-                x=self.distributed_dataset(data, training=True),
+                x=self.distributed_dataset(data, training=True, elsewhere=elsewhere),
                 epochs=epochs,
                 initial_epoch=initial_epoch,
                 validation_data=validation_data,

@@ -135,6 +135,6 @@ def test_a_port_that_is_in_use():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         cluster = Cluster(addresses=(f"127.0.0.1:{port}",), index=0, kind="TF_CONFIG")
-        with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1:{port}, this worker's own, cannot be used"):
+        with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1:{port}, this process's own, cannot be used"):
             cluster.check_port()
     cluster.check_port()

@@ -2,6 +2,9 @@
 
 What comes is a function of the config, the files and the seed, so that a run repeats. A run that resumes reads again what it
 has read, which takes a fraction of the time that training on it took; a built corpus resumes at once.
+
+Of several shards each is a stream of its own: of every so many-th file of a source, or, where a source has fewer files than
+there are shards, of every so many-th document. A worker that wants one shard reads no other's files.
 """
 
 from __future__ import annotations
@@ -53,18 +56,18 @@ class StreamedRows:
             for source in config.sources
         }
 
-    def training(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields batches (see `training.packing.batch_of`) without end, each pass over the files in another order."""
+    def training(self, batch_size: int, shard: int = 0, shards: int = 1) -> Iterator[dict[str, np.ndarray]]:
+        """Yields a shard's batches (see `training.packing.batch_of`) without end, each pass over its files in another order."""
         sources = [source for source in self.config.sources if source.split != "validation"]
         # Nobody has counted their rows: sources without weights are drawn equally often.
         weights = {source.name: source.weight for source in sources}
         parts = list(shares(dict.fromkeys(weights, 1), weights, self.config.temperature).values())
-        draw = random.Random(self.seed)
-        streams = [self._rows(source, "train", passes=None) for source in sources]
+        draw = random.Random(self.seed + (shard << 32))
+        streams = [self._rows(source, "train", passes=None, shard=shard, shards=shards) for source in sources]
         rows = (next(draw.choices(streams, parts)[0]) for _ in itertools.count())
         held: list[Rows] = []
         while True:
-            while len(held) < max(SHUFFLED_ROWS, 2 * batch_size):
+            while len(held) < max(SHUFFLED_ROWS // shards, 2 * batch_size):
                 held.append(next(rows))
             chosen = []
             for _ in range(batch_size):
@@ -89,12 +92,14 @@ class StreamedRows:
             for begin in range(0, len(held), batch_size)
         ]
 
-    def _rows(self, source: SourceConfig, split: str, passes: int | None) -> Iterator[Rows]:
-        """Yields a source's rows of a split, one at a time; files come in another order in each pass."""
+    def _rows(
+        self, source: SourceConfig, split: str, passes: int | None, shard: int = 0, shards: int = 1
+    ) -> Iterator[Rows]:
+        """Yields the rows of a split that a source has in a shard, one at a time; files come in another order in each pass."""
         for number in itertools.count() if passes is None else range(passes):
             packer = Packer(self.config.sequence_length, self.layout)
             full, found = [], False
-            for batch in batches(self._texts(source, split, number)):
+            for batch in batches(self._texts(source, split, number, shard, shards)):
                 for ids, starts in tokenise(self.tokenizer, batch, sentences=self.layout.name != "causal"):
                     full.extend(packer.add(ids, starts))
                 found = True
@@ -102,26 +107,30 @@ class StreamedRows:
                 full = []
             yield from _single(packer.laid_out(packer.finish()))
             if not found and passes is None:
+                where = f" in shard {shard} of {shards}" if shards > 1 else ""
                 raise ValueError(
-                    f'sources: "{source.name}": cleaning and validation_share leave no document to train on'
+                    f'sources: "{source.name}": cleaning and validation_share leave no document to train on{where}'
                 )
 
-    def _texts(self, source: SourceConfig, split: str, number: int) -> Iterator[str]:
+    def _texts(self, source: SourceConfig, split: str, number: int, shard: int, shards: int) -> Iterator[str]:
         cleaner = Cleaner(self.config.cleaning)
-        for document in self._documents(source, number):
+        for document in self._documents(source, number, shard, shards):
             cleaned = cleaner(document)
             if cleaned is None:
                 continue
             if split_of(source, cleaned.text.encode(), self.config.validation_share) == split:
                 yield cleaned.text
 
-    def _documents(self, source: SourceConfig, number: int) -> Iterator[Document]:
+    def _documents(self, source: SourceConfig, number: int, shard: int, shards: int) -> Iterator[Document]:
         files = list(self._files[source.name])
+        by_file = len(files) >= shards
+        if by_file:
+            files = files[shard::shards]
         if number:
             random.Random(self.seed * 1_000_003 + number).shuffle(files)
         reading = Reading(source.name, self.config.skip_corrupt)
-        for file in files:
-            yield from file.read(reading)
+        documents = itertools.chain.from_iterable(file.read(reading) for file in files)
+        yield from documents if by_file else itertools.islice(documents, shard, None, shards)
         if reading.report.corrupt:
             found, first = reading.report.corrupt, reading.report.problems[0]
             logger.warning("%s: %d corrupt records passed over, first %s", source.name, found, first)
