@@ -134,16 +134,14 @@ class Seq2SeqLM(LanguageModel):
 
     # Inputs.
 
-    def raw_dataset(self, x, y=None, sample_weight=None, **options) -> tf.data.Dataset:
-        if not isinstance(x, (dict, tf.data.Dataset)):
-            examples = as_examples(x, y, label=self.label_field)
-            if examples.pairs is not None:
-                if examples.labels is not None:
-                    raise ValueError("targets: sources are pairs of texts; give one text for each target")
-                # Pairs of texts are sources and their targets.
-                examples = Examples(examples.texts, None, examples.pairs)
-            x, y = examples, None
-        return super().raw_dataset(x, y, sample_weight, **options)
+    def examples(self, x, y=None, *, labelled: bool = True) -> Examples:
+        """As `TextInputs`'; pairs of texts are sources and their targets."""
+        examples = super().examples(x, y, labelled=labelled)
+        if examples.pairs is None:
+            return examples
+        if examples.labels is not None:
+            raise ValueError("targets: sources are pairs of texts; give one text for each target")
+        return Examples(examples.texts, None, examples.pairs)
 
     def label_values(self, labels):
         if labels is None:

@@ -1,8 +1,11 @@
 """Runs that learn from a corpus: built or read as they go, continued exactly, refused where something does not fit."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,16 @@ import tensorflow as tf
 from safetensors.numpy import load_file
 
 import garden
+from garden.tokenizers import Tokenizer
 from training.config import make_config
 from training.corpora.build import build
 from training.corpora.config import make_corpus_config
+from training.corpora.readers import SourceFile
+from training.corpora.streaming import StreamedRows
 from training.corpora.workers import Local
 from training.models import build_task
 from training.output import read_metrics
+from training.packing import Layout
 from training.pretraining import corpus_batches
 from training.run import run
 
@@ -218,6 +225,9 @@ def test_decoders_begin_with_what_their_network_begins_with(config):
         ("single", ["objective.rate=1"], "rate: no such key"),
         ("single", ["task=token-classification"], 'objective.name: expected one of .*, got "token-classification"'),
         ("streamed", ["training.steps=null", "training.epochs=1"], "give steps or tokens, not epochs"),
+        ("single", ["data.shards=3"], r"data.shards: 3 do not divide training.batch_size \(8\)"),
+        ("single", ["data.service=data1:5050"], "for a corpus give data.shards instead"),
+        ("single", ["task=text-embedding", "data.shards=2"], "which has to be made whole; leave it at 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(config, tmp_path, corpus, overrides, message):
@@ -257,3 +267,107 @@ def test_two_replicas_see_the_batches_of_one_device(config):
     halves = [_part((x, y, weights), tf.constant(part, tf.int64), 2) for part in range(2)]
     for whole, *parts in zip(*map(tf.nest.flatten, [(x, y, weights), *halves]), strict=True):
         np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts]), whole.numpy())
+
+
+@pytest.mark.parametrize(
+    ("corpus", "model"),
+    [
+        ("single", {}),
+        ("streamed", {}),
+        pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": BART}, id="denoising"),
+        pytest.param("pair", {"task": "masked-lm-with-pairs"}, id="pairs", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_shares_are_the_rows_of_the_whole_batch(config, corpus, model):
+    made = config(corpus, "data.shards=4", **model)
+    task = build_task(made)
+    whole = list(corpus_batches(made, task).training(1).take(2))
+    shares = [list(corpus_batches(made, task).training(1, worker, 2).take(2)) for worker in range(2)]
+    for step in range(2):
+        for all_rows, *parts in zip(
+            *map(tf.nest.flatten, [whole[step], *(share[step] for share in shares)]), strict=True
+        ):
+            assert [part.shape[0] for part in (all_rows, *parts)] == [8, 4, 4]
+            # The rows of a batch are as wide as its widest, and those of its parts may be less.
+            wide = [tf.pad(part, [[0, 0], [0, all_rows.shape[1] - part.shape[1]]]).numpy() for part in parts]
+            real = np.concatenate(
+                [tf.pad(tf.ones_like(part), [[0, 0], [0, all_rows.shape[1] - part.shape[1]]]) for part in parts]
+            )
+            np.testing.assert_array_equal(np.concatenate(wide) * real, all_rows.numpy() * real)
+    # Each shard draws for itself.
+    first = shares[0][0][0]["token_ids"].numpy()
+    assert not np.array_equal(first[:2], first[2:])
+
+
+def test_workers_have_to_divide_the_shards(config):
+    made = config("single", "data.shards=4")
+    with pytest.raises(ValueError, match=r"data\.shards: 3 workers do not divide 4"):
+        corpus_batches(made, build_task(made)).training(0, 0, 3)
+
+
+@pytest.mark.parametrize(("files", "shards"), [(5, 2), (1, 2), (2, 1)])
+def test_a_shard_of_a_stream_is_of_its_own_files_or_else_of_its_own_documents(
+    documents, tiny_bert, tmp_path, monkeypatch, files, shards
+):
+    texts = documents.read_text().splitlines()[:60]
+    for number in range(files):
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(texts[number::files]) + "\n")
+    corpus = make_corpus_config(
+        {
+            "sources": [{"name": "words", "paths": [str(tmp_path)]}],
+            "sequence_length": 32,
+            "output": str(tmp_path / "corpus"),
+        }
+    )
+    read, seen = [], {}
+    of_file = SourceFile.read
+    monkeypatch.setattr(
+        SourceFile, "read", lambda file, reading: (read.append(Path(file.path).name), of_file(file, reading))[1]
+    )
+    stream = StreamedRows(
+        corpus, Tokenizer.from_pretrained(tiny_bert), Layout(name="single", prefix=(2,), suffix=(3,)), seed=1
+    )
+    for shard in range(shards):
+        read.clear()
+        seen[shard] = list(stream._texts(corpus.sources[0], "train", 0, shard, shards))
+        expected = [f"{number}.jsonl" for number in range(files)]
+        assert read == (expected[shard::shards] if files >= shards else expected)
+    together = [text for shard in range(shards) for text in seen[shard]]
+    assert sorted(together) == sorted(json.loads(line)["text"] for line in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("corpus", "model"),
+    [("streamed", {}), pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": BART}, id="denoising")],
+)
+def test_workers_that_make_their_own_shards_learn_what_one_device_does(config, tmp_path, corpus, model):
+    sizes = {**model.get("sizes", SIZES), **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)}
+    if "family" in model:
+        sizes = {**BART, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    options = {"steps": 12, "validation_steps": 4, "log_steps": 1}
+    made = config(corpus, "data.shards=4", **{**model, "sizes": sizes}, **options)
+    run(made)
+    (tmp_path / "config.yaml").write_text(made.to_yaml())
+    command = [
+        sys.executable,
+        "-m",
+        "garden.cli",
+        "launch",
+        "--workers",
+        "2",
+        "--config",
+        str(tmp_path / "config.yaml"),
+    ]
+    subprocess.run(
+        [*command, f"output={tmp_path / 'workers'}"],
+        check=True,
+        timeout=300,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    expected, given = (read_metrics(path) for path in (Path(made.output), tmp_path / "workers"))
+    assert len(given) == len(expected) == 15
+    for line, other in zip(expected, given, strict=True):
+        assert other.keys() == line.keys()
+        for name in line.keys() - {"real_tokens_per_second"}:
+            assert other[name] == pytest.approx(line[name], rel=1e-5, abs=1e-5), (name, line["step"])
