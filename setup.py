@@ -23,6 +23,7 @@ REQUIRES = [
     "scikit-learn>=1.4,<2",
     "matplotlib>=3.8,<4",
     "google-crc32c>=1.5,<2",
+    "orjson>=3.9,<4",
     "fsspec>=2024.2",
 ]
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from training import configuration
 from training.configuration import key, shown
 from training.corpora.documents import CorruptRecord, Document, Reading, paragraphs
@@ -59,7 +61,7 @@ def read_jsonl(path: str, reading: Reading, options: TableOptions) -> Iterator[D
         for number, raw in enumerate(lines(stream, path), start=1):
             where = f"line {number}"
             try:
-                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                record = _parsed(raw, first=number == 1)
             except UnicodeDecodeError as error:
                 reading.corrupt(_not_utf8(path, where, raw, error))
                 continue
@@ -73,6 +75,14 @@ def read_jsonl(path: str, reading: Reading, options: TableOptions) -> Iterator[D
             else:
                 what = f"expected an object with fields, got {shown(json.dumps(record))}"
                 reading.corrupt(CorruptRecord(path, where, what))
+
+
+def _parsed(line: bytes, *, first: bool) -> Any:
+    """Returns what a line of JSON says; errors as Python's, which takes what orjson does not: NaN, halves of surrogates."""
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
 
 
 def read_csv(path: str, reading: Reading, options: CSVOptions) -> Iterator[Document]:
