@@ -70,16 +70,20 @@ def step_seconds(
     }
 
 
-def local_step_seconds(rows: float, workers: int, cores: int, *, fixed: float, a_row: float, message: float) -> float:
+def local_step_seconds(
+    rows: float, workers: int, cores: int, *, fixed: float, a_row: float, work: float, wait: float
+) -> float:
     """Returns the seconds of a step of workers that share one machine's cores, `rows` in all.
 
     Args:
         fixed, a_row: seconds of a step on one core, whatever its rows, and for each row.
-        message: seconds in which two workers sum their gradients; a ring's share grows with 2 (N-1)/N.
+        work, wait: seconds in which two workers sum their gradients: those in which a core computes, since messages between
+            processes of one machine are work of its cores, and those in which it waits. A ring's share grows with 2 (N-1)/N.
     """
-    own = fixed + a_row * rows / workers
-    # Messages between processes of one machine are work of its cores, which too many workers share for this too.
-    return (own + message * (2 * (workers - 1) / workers)) * max(workers / cores, 1.0)
+    ring = 2 * (workers - 1) / workers
+    computes = fixed + a_row * rows / workers + work * ring
+    # Where workers share a core, one computes while another waits.
+    return computes * workers / cores if workers > cores else computes + wait * ring
 
 
 BERT_LARGE = Network(name="BERT-large", parameters=335e6, met=303e6, layers=24, width=1024, length=512)

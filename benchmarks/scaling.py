@@ -8,12 +8,14 @@ command a user gives (`garden train`, `garden launch`), pinned to the same two c
 - one process on both cores, to which all others are compared;
 - two worker processes with a core each (MultiWorkerMirroredStrategy);
 - two logical devices of one process that each hold the network (MirroredStrategy);
-- two logical devices of one process that each hold half of the network (`mesh: {model: 2}`);
-- one process that saves its whole state every 50 steps.
+- two logical devices of one process that each hold half of the network (`mesh: {model: 2}`).
+
+`--checkpoints N` measures what saving the whole state every N steps costs one process, beside itself: how much longer the N
+steps after a checkpoint take than N steps that no checkpoint is near, one after the other in the same run.
 
 `--workers 1,2,3,4` compares `benchmarks/cost_model.py` with workers of that number instead: a core each as far as there are
-cores. What a step takes on one core (for 8 and for 16 rows) and what two workers of 4 rows take beyond that is measured first;
-from these, steps of 24 rows are predicted, and then measured.
+cores. What a step takes on one core (for 8 and for 16 rows), and what two workers of 4 rows take beyond that, on two cores
+and on one that they share, is measured; from these, steps of 24 rows are predicted, and measured too, all in turns.
 
 Sides take turns. A side's speed is the rate of real tokens between two lines of its metrics.jsonl, by this process's clock: all
 that happens between those steps counts. Medians of the turns. `docs/scaling.md` has the model that predicts such ratios.
@@ -54,7 +56,6 @@ SIDES = {
     "two workers": (["launch", "--workers", "2", "--pin"], {}, 0.9),
     "mirrored, two devices": ([], {"strategy": "mirrored", "devices": ["CPU:0", "CPU:1"]}, 0.95),
     "model parallel, two devices": ([], {"strategy": "model_parallel", "mesh": {"model": 2, "stage": 1}}, 0.85),
-    "one process, a checkpoint every 50 steps": ([], {"checkpoints": 50}, 0.97),
 }
 """Name -> the command, what its config has beside the one process's, and the least ratio that it should have."""
 
@@ -82,6 +83,13 @@ def config_of(corpus: Path, tokenizer: Path, output: Path, steps: int, extra: di
 
 def speed(command: list[str], config: dict, first: int, last: int, cores: list[int] | None = None) -> float:
     """Runs a side and returns its real tokens a second between two steps; ends it after the second."""
+    seen = clock(command, config, last, cores)
+    (begin, before), (end, after) = seen[first], seen[last]
+    return (after - before) / (end - begin)
+
+
+def clock(command: list[str], config: dict, last: int, cores: list[int] | None = None) -> dict[int, tuple[float, int]]:
+    """Runs a side up to a step, and returns when its lines of metrics came, and their tokens, by step."""
     output = Path(config["output"])
     path = output.with_suffix(".yaml")
     path.write_text(json.dumps(config))  # JSON is YAML
@@ -105,30 +113,66 @@ def speed(command: list[str], config: dict, first: int, last: int, cores: list[i
             process.terminate()
             process.wait()
     shutil.rmtree(output)
-    (begin, before), (end, after) = seen[first], seen[last]
-    return (after - before) / (end - begin)
+    return seen
 
 
-def predicted(corpus: Path, tokenizer: Path, directory: Path, counts: list[int], cores: list[int]) -> dict:
+def checkpoint_cost(corpus: Path, tokenizer: Path, directory: Path, every: int, rounds: int) -> dict:
+    """Returns how much longer steps take with a checkpoint every so many, as a share, round by round.
+
+    A round is the steps from one checkpoint to the next, in windows of a tenth; a checkpoint is written beside the steps that
+    come after it, and the second half of the windows is free of that.
+    """
+    window = every // 10
+    config = config_of(corpus, tokenizer, directory / "checkpoints", (rounds + 1) * every + 10, {"checkpoints": every})
+    config["training"]["log_steps"] = window
+    times = {step: moment for step, (moment, _) in clock([], config, (rounds + 1) * every).items()}
+    costs, steps = [], []
+    for begin in range(every, (rounds + 1) * every, every):
+        windows = [times[at + window] - times[at] for at in range(begin, begin + every, window)]
+        free = statistics.mean(windows[5:])
+        costs.append((sum(windows) - 10 * free) / (10 * free))
+        steps.append(free / window)
+    return {
+        "every": every,
+        "costs": costs,
+        "median": statistics.median(costs),
+        "mean": statistics.mean(costs),
+        "steps": steps,
+    }
+
+
+def predicted(corpus: Path, tokenizer: Path, directory: Path, counts: list[int], cores: list[int], turns: int) -> dict:
     """Returns the measured and predicted seconds of a step of 24 rows by numbers of workers, and what predicts them."""
     rows_in_all, first, last = 24, 10, 40
 
-    def seconds(rows: int, workers: int) -> float:
+    def seconds(rows: int, workers: int, on: int) -> float:
         config = config_of(corpus, tokenizer, directory / "workers", last + 10, {})
         config["training"]["batch_size"] = rows
-        command = (
-            [] if workers == 1 else ["launch", "--workers", str(workers), *(["--pin"] if workers <= len(cores) else [])]
-        )
+        pin = ["--pin"] if workers <= on else []
+        command = [] if workers == 1 else ["launch", "--workers", str(workers), *pin]
         # Rows are full to a fraction of a percent.
-        return rows * 128 / speed(command, config, first, last, cores[:1] if workers == 1 else None)
+        return rows * 128 / speed(command, config, first, last, cores[:on])
 
-    few, more = seconds(8, 1), seconds(16, 1)
-    a_row = (more - few) / 8
-    fixed = few - 8 * a_row
-    message = seconds(8, 2) - (fixed + 4 * a_row)
-    known = {"fixed": fixed, "a_row": a_row, "message": message}
-    told = {count: local_step_seconds(rows_in_all, count, len(cores), **known) for count in counts}
-    return {"known": known, "predicted": told, "measured": {count: seconds(rows_in_all, count) for count in counts}}
+    known = {"8 rows": (8, 1, 1), "16 rows": (16, 1, 1), "two workers": (8, 2, 2), "two workers on a core": (8, 2, 1)}
+    sides = known | {f"{count} workers": (rows_in_all, count, 1 if count == 1 else len(cores)) for count in counts}
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns):
+        for name, side in sides.items():
+            taken[name].append(seconds(*side))
+            print(f"{name}: {taken[name][-1]:.3f} s", flush=True)
+    of = {name: statistics.median(values) for name, values in taken.items()}
+    a_row = (of["16 rows"] - of["8 rows"]) / 8
+    fixed = of["8 rows"] - 8 * a_row
+    own = fixed + 4 * a_row
+    work = of["two workers on a core"] / 2 - own
+    measured = {"fixed": fixed, "a_row": a_row, "work": work, "wait": max(of["two workers"] - own - work, 0.0)}
+    told = {count: local_step_seconds(rows_in_all, count, len(cores), **measured) for count in counts}
+    return {
+        "known": measured,
+        "predicted": told,
+        "measured": {count: of[f"{count} workers"] for count in counts},
+        "turns": taken,
+    }
 
 
 def _lines(path: Path) -> list[dict]:
@@ -146,6 +190,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=110, help="of each turn; the first ten are not counted")
     parser.add_argument("--sides", help=f"some of: {'; '.join(SIDES)} (default: all)")
     parser.add_argument("--workers", help="numbers of workers to predict and measure, such as 1,2,3,4")
+    parser.add_argument(
+        "--checkpoints", type=int, help="measure what a checkpoint every so many steps costs, such as 50"
+    )
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
@@ -162,24 +209,13 @@ def main() -> None:
         built.write_text(json.dumps({"sources": [source], "tokenizer": str(tokenizer), "output": str(corpus)}))
         subprocess.run([str(GARDEN), "corpus", "build", str(built)], check=True)
         if options.workers:
-            found = predicted(corpus, tokenizer, directory, list(map(int, options.workers.split(","))), cores)
-            rows = [
-                [
-                    str(count),
-                    f"{found['predicted'][count]:.3f}",
-                    f"{taken:.3f}",
-                    f"{found['predicted'][count] / taken - 1:+.0%}",
-                ]
-                for count, taken in found["measured"].items()
-            ]
-            known = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in found["known"].items())
-            text = (
-                record.table(["workers", "predicted seconds of a step", "measured", "off by"], rows) + f"\n\n{known}\n"
-            )
-            print(text)
-            if options.record:
-                result = record.context({"workers": options.workers, "sizes": SIZES}, {}) | found
-                print(record.write("scaling-workers", result, record.heading("Predicted", result, {}) + "\n" + text))
+            counts = list(map(int, options.workers.split(",")))
+            found = predicted(corpus, tokenizer, directory, counts, cores, options.turns)
+            report("scaling-workers", "Predicted", workers_text(found), found, options)
+            return
+        if options.checkpoints:
+            found = checkpoint_cost(corpus, tokenizer, directory, options.checkpoints, 2 * options.turns)
+            report("scaling-checkpoints", "Checkpoints", checkpoints_text(found), found, options)
             return
         for turn in range(options.turns):
             for name in rates:
@@ -194,11 +230,32 @@ def main() -> None:
         ratio = value / medians[ONE]
         rows.append([name, f"{value:,.0f}", f"{ratio:.3f}", "" if least is None else f"{least:.2f}"])
     text = record.table(["", "real tokens a second", "ratio", "wanted"], rows)
+    report("scaling", "Scaling", text, {"rates": rates, "medians": medians}, options)
+
+
+def workers_text(found: dict) -> str:
+    rows = [
+        [str(count), f"{told:.3f}", f"{found['measured'][count]:.3f}", f"{told / found['measured'][count] - 1:+.1%}"]
+        for count, told in found["predicted"].items()
+    ]
+    known = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in found["known"].items())
+    return record.table(["workers", "predicted seconds of a step", "measured", "off by"], rows) + f"\n\n{known}"
+
+
+def checkpoints_text(found: dict) -> str:
+    shares = ", ".join(f"{cost:+.1%}" for cost in found["costs"])
+    return (
+        f"A checkpoint every {found['every']} steps takes {found['median']:+.2%} of the steps' time (median; mean "
+        f"{found['mean']:+.2%}; one after the other {shares}; a step takes {statistics.median(found['steps']):.3f} s)."
+    )
+
+
+def report(name: str, title: str, text: str, found: dict, options: argparse.Namespace) -> None:
+    """Prints what was found, and records it where asked to."""
     print(text)
     if options.record:
-        result = record.context({"turns": options.turns, "steps": options.steps, "sizes": SIZES}, {})
-        result |= {"rates": rates, "medians": medians}
-        print(record.write("scaling", result, record.heading("Scaling", result, {}) + "\n" + text + "\n"))
+        result = record.context({"turns": options.turns, "steps": options.steps, "sizes": SIZES}, {}) | found
+        print(record.write(name, result, record.heading(title, result, {}) + "\n" + text + "\n"))
 
 
 if __name__ == "__main__":
