@@ -10,10 +10,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from training.corpora.build import Runner
-from training.corpora.chunks import Builder, Recipe, is_done, unbuilt_chunks
+from training.corpora.chunks import Builder, Judgement, Recipe, is_done, unbuilt_chunks
 from training.corpora.documents import Document
 from training.corpora.journal import ChunkReport, Journal
 from training.corpora.parts import Part
@@ -58,10 +56,10 @@ class Beam(Runner):
                     built(report)
 
     def build_kept(
-        self, recipe: Recipe, chunks: Iterable[tuple[str, np.ndarray]], built: Callable[[ChunkReport], None]
+        self, recipe: Recipe, chunks: Iterable[tuple[str, Judgement]], built: Callable[[ChunkReport], None]
     ) -> None:
         """Builds chunks that were kept."""
-        some: list[tuple[str, np.ndarray]] = []
+        some: list[tuple[str, Judgement]] = []
         for task in chunks:
             some.append(task)
             if len(some) == _ROUND:
@@ -70,9 +68,7 @@ class Beam(Runner):
         if some:
             self._round(recipe, some, built)
 
-    def _round(
-        self, recipe: Recipe, chunks: list[tuple[str, np.ndarray]], built: Callable[[ChunkReport], None]
-    ) -> None:
+    def _round(self, recipe: Recipe, chunks: list[tuple[str, Judgement]], built: Callable[[ChunkReport], None]) -> None:
         with self._pipeline() as pipeline:
             (
                 pipeline
@@ -130,7 +126,7 @@ class _Build(apache_beam.DoFn):
     def process(self, task: tuple[str, Any]) -> Iterator[str]:
         """Builds a chunk, unless another attempt has, and yields its name."""
         chunk, work = task
-        if isinstance(work, np.ndarray):
+        if isinstance(work, Judgement):
             if self._builder.journal.chunk(chunk) is None:
                 self._builder.build_kept(chunk, work)
         elif not is_done(self._recipe, chunk):

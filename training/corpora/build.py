@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from training.corpora.chunks import Recipe, fingerprints_of, is_read
+from training.corpora.chunks import Judgement, Recipe, fingerprints_of, is_read, runs_of
 from training.corpora.config import CorpusConfig
 from training.corpora.documents import ReadReport
-from training.corpora.duplicates import Duplicates
 from training.corpora.journal import BUILDING, ChunkReport, Journal, write_json, write_whole
 from training.corpora.parts import Part, parts_of
 from training.corpora.readers import no_documents
+from training.corpora.repeats import Repeats
 from training.corpora.report import report_of
 from training.corpora.store import INDEX, REPORT, Index
 from training.packing import Packer
@@ -32,7 +32,7 @@ from training.paths import located
 
 logger = logging.getLogger(__name__)
 
-DUPLICATES = "duplicates"
+DUPLICATES, REPEATS = "duplicates", "repeats"
 
 
 @dataclass
@@ -64,9 +64,9 @@ class Runner:
         raise NotImplementedError(f"{type(self).__name__} has to say how it builds")
 
     def build_kept(
-        self, recipe: Recipe, chunks: Iterable[tuple[str, np.ndarray]], built: Callable[[ChunkReport], None]
+        self, recipe: Recipe, chunks: Iterable[tuple[str, Judgement]], built: Callable[[ChunkReport], None]
     ) -> None:
-        """Builds chunks that were kept, without their duplicates; calls `built` for each."""
+        """Builds chunks that were kept, without what is left out of them; calls `built` for each."""
         raise NotImplementedError(f"{type(self).__name__} has to say how it builds")
 
 
@@ -114,7 +114,7 @@ def build(
     runner.build(recipe, [part for part in parts if not is_read(recipe, part)], built)
     duplicates = None
     if recipe.judges:
-        duplicates = _build_without_duplicates(recipe, parts, runner, built)
+        duplicates = _build_judged(recipe, parts, runner, built)
     seen.seconds = time.monotonic() - begin
     return _finish(recipe, index, parts, seen, duplicates)
 
@@ -184,34 +184,42 @@ def _clear(directory: Path) -> None:
     (directory / INDEX).unlink(missing_ok=True)
 
 
-def _build_without_duplicates(
+def _build_judged(
     recipe: Recipe, parts: Sequence[Part], runner: Runner, built: Callable[[ChunkReport], None]
 ) -> dict[str, int]:
     """Judges all documents in corpus order and builds the chunks that are not built; returns how many duplicates there are."""
     cleaning, journal = recipe.config.cleaning, Journal(recipe.directory)
     names = [part.chunk(number) for part in parts for number in range(journal.part(part.name)[0])]
     counts: dict[str, int] = {}
-    duplicates = Duplicates(
-        journal.path(DUPLICATES),
-        cleaning.near_duplicates,
-        None if cleaning.near_duplicates is None else cleaning.minhash,
-    )
+    duplicates = cleaning.duplicates(journal.path(DUPLICATES))
+    repeats = recipe.runs and Repeats(journal.path(REPEATS), recipe.runs.length)
 
-    def judged() -> Iterable[tuple[str, np.ndarray]]:
-        start = 0
+    def judged() -> Iterable[tuple[str, Judgement]]:
+        documents = runs = 0
         for name in names:
-            fingerprints = fingerprints_of(recipe, name)
-            verdicts = duplicates.judge(fingerprints, start)
-            start += len(fingerprints)
-            for kind, number in verdicts.counts.items():
-                counts[kind] = counts.get(kind, 0) + number
+            duplicate = repeated = None
+            if duplicates is not None:
+                fingerprints = fingerprints_of(recipe, name)
+                verdicts = duplicates.judge(fingerprints, documents)
+                documents += len(fingerprints)
+                duplicate = verdicts.duplicate
+                for kind, number in verdicts.counts.items():
+                    counts[kind] = counts.get(kind, 0) + number
+            if repeats is not None:
+                of_documents, hashes = runs_of(recipe, name)
+                if duplicate is not None:  # a document that is dropped is not where a run was first
+                    hashes = hashes[np.repeat(~duplicate, of_documents)]
+                repeated = repeats.judge(hashes, runs)
+                runs += len(hashes)
             if journal.chunk(name) is None:
-                yield name, verdicts.duplicate
+                yield name, Judgement(duplicate, repeated)
 
     try:
         runner.build_kept(recipe, judged(), built)
     finally:
-        duplicates.close()
+        for index in (duplicates, repeats):
+            if index is not None:
+                index.close()
     return counts
 
 

@@ -1,7 +1,7 @@
 """The rules by which C4 keeps lines and pages of the web.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.2, with the numbers of the code released with it. Its
-removal of repeated spans of three sentences is left to `duplicates`.
+removal of repeated spans of three sentences, which looks at all documents, is `repeated_sentences` of `cleaning`.
 """
 
 from __future__ import annotations

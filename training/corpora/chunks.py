@@ -1,8 +1,8 @@
 """A chunk of documents into shards: cleaned, split, tokenised, packed, written. A pure function of the chunk and the recipe.
 
-Any process that sees the corpus's directory does this: a core of this machine, or a worker of Apache Beam. Where duplicates are
-looked for, a chunk is first kept, cleaned, beside its documents' fingerprints; what the index of all documents says of them
-decides which are built.
+Any process that sees the corpus's directory does this: a core of this machine, or a worker of Apache Beam. Where duplicates or
+repeated sentences are looked for, a chunk is first kept, cleaned, beside its documents' fingerprints and the hashes of its runs
+of sentences; what the indices of all documents say of them decides what is built.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from training.corpora.documents import Document, Reading
 from training.corpora.journal import ChunkReport, Journal, write_whole
 from training.corpora.minhash import Fingerprints
 from training.corpora.parts import Part, chunks_of
+from training.corpora.repeats import Runs
+from training.corpora.sentences import sentence_starts
 from training.corpora.store import Shard, write_shard
 from training.packing import Layout, Packer, Rows
 
@@ -42,13 +44,28 @@ class Recipe:
     @property
     def judges(self) -> bool:
         """Whether documents are compared with earlier ones."""
-        return self.config.cleaning.exact_duplicates or self.config.cleaning.near_duplicates is not None
+        return self.config.cleaning.finds_duplicates or self.runs is not None
+
+    @property
+    def runs(self) -> Runs | None:
+        """What hashes runs of sentences; None where repeated ones are kept."""
+        length = self.config.cleaning.repeated_sentences
+        return None if length is None else Runs(length)
 
     @property
     def fingerprints(self) -> Fingerprints:
         """What makes documents' fingerprints."""
         cleaning = self.config.cleaning
         return Fingerprints(None if cleaning.near_duplicates is None else cleaning.minhash)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is left out of a chunk that was kept: of N documents the duplicates, bool [N], and of the others' M runs of
+    sentences the repeated ones, bool [M]; None where they were not looked for."""
+
+    duplicate: np.ndarray | None
+    repeated: np.ndarray | None
 
 
 def held_out(text: bytes, share: float) -> bool:
@@ -83,17 +100,39 @@ class Builder:
         kept = [document.text for document in map(cleaner, documents) if document is not None]
         report = ChunkReport(source=documents[0].source, cleaning=cleaner.report)
         if self.recipe.judges:
-            write_whole(_prints(self.journal, chunk), self.recipe.fingerprints(kept).tobytes())
+            if self.recipe.config.cleaning.finds_duplicates:
+                write_whole(_prints(self.journal, chunk), self.recipe.fingerprints(kept).tobytes())
+            if self.recipe.runs is not None:
+                counts, hashes = self.recipe.runs(kept)
+                data = [np.array([len(counts)], np.int64).tobytes(), counts.tobytes(), hashes.tobytes()]
+                write_whole(_runs(self.journal, chunk), b"".join(data))
             write_whole(_kept(self.journal, chunk), pickle.dumps((kept, report), protocol=5))
             return report
         return self._shards(chunk, kept, report)
 
-    def build_kept(self, chunk: str, duplicate: np.ndarray) -> ChunkReport:
-        """Builds the shards of a chunk that was kept, without the documents that are duplicates, bool [N]."""
-        kept, report = pickle.loads(_kept(self.journal, chunk).read_bytes())
-        report.duplicates = int(duplicate.sum())
-        texts = [text for text, left_out in zip(kept, duplicate.tolist(), strict=True) if not left_out]
+    def build_kept(self, chunk: str, judgement: Judgement) -> ChunkReport:
+        """Builds the shards of a chunk that was kept, without what is left out of it."""
+        texts, report = pickle.loads(_kept(self.journal, chunk).read_bytes())
+        if judgement.duplicate is not None:
+            report.duplicates = int(judgement.duplicate.sum())
+            texts = [text for text, left_out in zip(texts, judgement.duplicate.tolist(), strict=True) if not left_out]
+        if judgement.repeated is not None:
+            texts = self._without_repeats(texts, judgement.repeated, report)
         return self._shards(chunk, texts, report)
+
+    def _without_repeats(self, texts: list[str], repeated: np.ndarray, report: ChunkReport) -> list[str]:
+        runs, rules = self.recipe.runs, self.recipe.config.cleaning
+        least = (rules.c4_rules.least_sentences or 1) if rules.c4 else 1
+        counts, _ = runs(texts)
+        left = []
+        for text, count, end in zip(texts, counts.tolist(), np.cumsum(counts).tolist(), strict=True):
+            after = runs.without(text, repeated[end - count : end])
+            if after != text:
+                # What is left of a page of C4 has to have as many sentences as all have.
+                after = after if after and len(sentence_starts(after)) >= least else ""
+                report.cleaning.shorten("repeated_sentences", text, after)
+            left.append(after)
+        return [text for text in left if text]
 
     def _shards(self, chunk: str, texts: list[str], report: ChunkReport) -> ChunkReport:
         share = self.recipe.config.validation_share
@@ -192,9 +231,20 @@ def fingerprints_of(recipe: Recipe, chunk: str) -> np.ndarray:
     return np.frombuffer(_prints(Journal(recipe.directory), chunk).read_bytes(), np.uint32).reshape(-1, width)
 
 
+def runs_of(recipe: Recipe, chunk: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how many runs each of a chunk's cleaned documents has, int64 [N], and their hashes, uint64 [M]."""
+    data = _runs(Journal(recipe.directory), chunk).read_bytes()
+    count = int(np.frombuffer(data, np.int64, 1)[0])
+    return np.frombuffer(data, np.int64, count, 8), np.frombuffer(data, np.uint64, -1, 8 * (count + 1))
+
+
 def _kept(journal: Journal, chunk: str) -> Path:
     return journal.path(f"{chunk}.kept")
 
 
 def _prints(journal: Journal, chunk: str) -> Path:
     return journal.path(f"{chunk}.fingerprints")
+
+
+def _runs(journal: Journal, chunk: str) -> Path:
+    return journal.path(f"{chunk}.runs")

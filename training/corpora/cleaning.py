@@ -1,9 +1,9 @@
 """Cleaning documents before they are tokenised: each step optional, counted, and told apart in the report.
 
 The order: `repair` (ftfy), `unicode` (normal form), `controls`, `c4`, `gopher`, `languages`, `personal_data`, `stop_words`.
-Duplicates, whose switches are here too, are found after that, by `duplicates`. MB/s of one core on English texts of 360 bytes:
-the first three together 70, personal_data 28, c4 22, languages 7, gopher 5, stop_words 5. Importing this module does not import
-TensorFlow.
+Duplicates and repeated sentences, whose switches are here too, are found after that, by `duplicates` and `repeats`. MB/s of
+one core on English texts of 360 bytes: the first three together 70, personal_data 28, c4 22, languages 7, gopher 5,
+stop_words 5. Importing this module does not import TensorFlow.
 """
 
 # ruff: noqa: RUF009 (`key` makes a dataclass field)
@@ -58,6 +58,14 @@ class Cleaning:
         most=1,
     )
     minhash: MinHash = key("how near duplicates are found", MinHash)
+    repeated_sentences: int | None = key(
+        "leave out runs of so many sentences that were there before, in any document; C4 does with 3", None, least=1
+    )
+
+    @property
+    def finds_duplicates(self) -> bool:
+        """Whether documents that were there before are dropped."""
+        return self.exact_duplicates or self.near_duplicates is not None
 
     def fingerprints(self) -> Fingerprints | None:
         """Returns what makes fingerprints of cleaned texts, in any process; None if duplicates are kept."""
@@ -67,7 +75,7 @@ class Cleaning:
 
     def duplicates(self, directory: str | Path) -> Duplicates | None:
         """Returns what judges fingerprints in corpus order, with its index in a directory; None if duplicates are kept."""
-        if self.near_duplicates is None and not self.exact_duplicates:
+        if not self.finds_duplicates:
             return None
         return Duplicates(directory, self.near_duplicates, self.minhash)
 
@@ -90,6 +98,15 @@ class CleaningReport:
         places = self.examples.setdefault(name, [])
         if len(places) < EXAMPLES:
             places.append(where)
+
+    def shorten(self, step: str, before: str, after: str) -> None:
+        """Counts a kept document that a later step left less of, or nothing."""
+        removed = len(before) - len(after)
+        self.counts.update({f"changed {step}": 1, f"removed {step}": removed})
+        self.counts["kept_characters"] -= removed
+        if not after:
+            self.counts[f"dropped {step}"] += 1
+            self.counts["kept"] -= 1
 
     def merge(self, other: CleaningReport) -> None:
         """Adds what another process did to documents that come after these."""

@@ -45,9 +45,10 @@ class StreamedRows:
     """
 
     def __init__(self, config: CorpusConfig, tokenizer: Tokenizer, layout: Layout, *, seed: int):
-        if config.cleaning.exact_duplicates or config.cleaning.near_duplicates is not None:
+        if config.cleaning.finds_duplicates or config.cleaning.repeated_sentences is not None:
             raise ValueError(
-                "cleaning: duplicates are found by garden corpus build only; build the corpus, or leave them in"
+                "cleaning: duplicates and repeated sentences are found by garden corpus build only; build the corpus, or leave "
+                "them in"
             )
         self.config, self.tokenizer, self.layout, self.seed = config, tokenizer, layout, seed
         Packer(config.sequence_length, layout)  # raises for rows that are too short

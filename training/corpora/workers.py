@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-import numpy as np
-
 from training.corpora.build import Runner, cores
-from training.corpora.chunks import Builder, Recipe, unbuilt_chunks
+from training.corpora.chunks import Builder, Judgement, Recipe, unbuilt_chunks
 from training.corpora.documents import Document
 from training.corpora.journal import ChunkReport
 from training.corpora.parts import Part
@@ -56,14 +54,14 @@ class Local(Runner):
         self._run(recipe, tasks, built)
 
     def build_kept(
-        self, recipe: Recipe, chunks: Iterable[tuple[str, np.ndarray]], built: Callable[[ChunkReport], None]
+        self, recipe: Recipe, chunks: Iterable[tuple[str, Judgement]], built: Callable[[ChunkReport], None]
     ) -> None:
         """Builds chunks that were kept."""
         if self.workers == 1:
             builder = None
-            for chunk, duplicate in chunks:
+            for chunk, judgement in chunks:
                 builder = builder or Builder(recipe)
-                built(builder.build_kept(chunk, duplicate))
+                built(builder.build_kept(chunk, judgement))
             return
         self._run(recipe, ((_build_kept, *task) for task in chunks), built)
 
@@ -146,5 +144,5 @@ def _build_chunk(chunk: str, documents: list[Document]) -> list[ChunkReport]:
     return [_builder.build(chunk, documents)]
 
 
-def _build_kept(chunk: str, duplicate: np.ndarray) -> list[ChunkReport]:
-    return [_builder.build_kept(chunk, duplicate)]
+def _build_kept(chunk: str, judgement: Judgement) -> list[ChunkReport]:
+    return [_builder.build_kept(chunk, judgement)]

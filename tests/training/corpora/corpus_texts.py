@@ -7,7 +7,7 @@ from pathlib import Path
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "over", "hills", "in", "rain", "birds", "sang")
 
-DUPLICATES = {"exact_duplicates": True, "near_duplicates": 0.9}
+DUPLICATES = {"exact_duplicates": True, "near_duplicates": 0.9, "repeated_sentences": 2}
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
