@@ -16,18 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks.batching import collect, lay_out, tokens_of
-from garden.tasks.entities import OUTSIDE, Scheme
+from garden.tasks.entities import Scheme
 from garden.tasks.examples import Examples, as_examples, checked
 from garden.tasks.inputs import is_prepared
 from garden.tasks.labels import checked_labels, class_of, label_fields, quoted, saved_labels, settled_labels
 from garden.tasks.task import Task
 from garden.tasks.windows import Characters, Windows, windows
+from garden.tasks.word_labels import IGNORED, decoded, segments_of, text_of
 
 OVERLAP = 64
 """Tokens that the windows of a long text share."""
-
-IGNORED = -1
-"""The class of tokens that are in no loss and no metric."""
 
 
 class Words(NamedTuple):
@@ -120,7 +118,7 @@ class TokenClassifier(Task):
         logits = tf.cast(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), tf.float32)
         return tf.maximum(labels, 0), logits, weights
 
-    # Inputs. A label is a text's segments [S,3]: where each ends, the class of its first token, and of its later words' first.
+    # Inputs. A label is a text's segments [S,3], see `word_labels`.
 
     def examples(self, x, y=None, *, labelled: bool = True) -> Examples:
         """As `Task`'s; texts may be lists of words, and `(text, labels)` tuples may come in one list."""
@@ -135,57 +133,17 @@ class TokenClassifier(Task):
         return Examples(list(x), None, None if y is None else list(y))
 
     def columns(self, examples: Examples, *, labelled: bool = True) -> dict[str, Any]:
-        texts = [_text_of(text, index) for index, text in enumerate(examples.texts)]
+        texts = [text_of(text, index) for index, text in enumerate(examples.texts)]
         if not labelled:
             return {"text": texts}
         if examples.labels is None:
             raise ValueError("labels: none given; fit and evaluate need some for each text")
         segments = [
-            self._segments(*example, f"text {index}")
-            for index, example in enumerate(zip(examples.texts, texts, examples.labels, strict=True))
+            segments_of(given, text, labels, self.labels, self.scheme, f"text {index}")
+            for index, (given, text, labels) in enumerate(zip(examples.texts, texts, examples.labels, strict=True))
         ]
         flat = np.array([row for rows in segments for row in rows], np.int32).reshape([-1, 3])
         return {"text": texts, "label": tf.RaggedTensor.from_row_lengths(flat, [len(rows) for rows in segments])}
-
-    def _segments(self, given: Any, text: str, labels: Any, where: str) -> list[tuple[int, int, int]]:
-        """Returns the segments of a text, whose labels are one a word, or spans."""
-        labels = labels.split() if isinstance(labels, str) else _plain_list(labels, where)
-        if any(isinstance(label, Mapping) for label in labels) or (not labels and isinstance(given, str)):
-            if not isinstance(given, str):
-                raise ValueError(f"{where}: spans count characters of a string; give words one label each")
-            return self._segments_of_spans(text, labels, where)
-        words = text.split() if isinstance(given, (str, bytes)) else [_decoded(word) for word in given]
-        if len(words) != len(labels):
-            raise ValueError(f"{where}: expected one label for each of {len(words)} words, got {len(labels)}")
-        segments, end = [], -1
-        for number, (word, label) in enumerate(zip(words, labels, strict=True)):
-            end = len(word) + (text.index(word, max(end, 0)) if isinstance(given, (str, bytes)) else end + 1)
-            ignored = isinstance(label, (int, np.integer)) and label == -100
-            first = IGNORED if ignored else class_of(label, self.labels, f"{where}, word {number}")
-            segments.append((end, first, IGNORED))
-        return segments
-
-    def _segments_of_spans(self, text: str, spans: list, where: str) -> list[tuple[int, int, int]]:
-        if not self.scheme.has_outside:
-            raise ValueError(
-                f'labels: spans need a class "{OUTSIDE}" for words outside of them; got {quoted(self.labels)}'
-            )
-        outside = self.labels.index(OUTSIDE)
-        segments, last = [], 0
-        for start, end, label in sorted(_span(span, len(text), where) for span in spans):
-            classes = self.scheme.classes_of(label)
-            if classes is None:
-                raise ValueError(f'{where}: "{label}" is none of the entities ({quoted(self.scheme.types)})')
-            if start < last:
-                raise ValueError(f"{where}: the span from {start} to {end} overlaps another; a word has one label")
-            # A token may begin with the space before it.
-            while start > last and text[start - 1].isspace():
-                start -= 1
-            if start > last:
-                segments.append((start, outside, outside))
-            segments.append((end, *classes))
-            last = end
-        return [*segments, (2**30, outside, outside)]
 
     def label_values(self, labels):
         raise ValueError("labels: those of words need their texts; give both to fit")
@@ -380,14 +338,14 @@ class TokenClassifier(Task):
         answers = []
         for start in range(0, len(examples), batch_size):
             given = examples.texts[start : start + batch_size]
-            strings = tf.constant([_text_of(text, start + index) for index, text in enumerate(given)])
+            strings = tf.constant([text_of(text, start + index) for index, text in enumerate(given)])
             if all(isinstance(text, (str, bytes)) for text in given):
                 found = self._compiled_answer(strings)
             else:
                 if any(isinstance(text, (str, bytes)) for text in given):
                     raise TypeError("texts: expected all strings, or all lists of words, got both")
                 words = tf.ragged.constant(
-                    [[_decoded(word) for word in text] for text in given], tf.string, ragged_rank=1
+                    [[decoded(word) for word in text] for text in given], tf.string, ragged_rank=1
                 )
                 found = self._compiled_words(strings, word_ends(words))
             found = {name.removeprefix("entity_"): found[name].numpy() for name in found if name.startswith("entity_")}
@@ -426,32 +384,3 @@ def _entities(found: Mapping[str, np.ndarray], row: int) -> list[dict[str, Any]]
         }
         for index in range(count)
     ]
-
-
-def _decoded(word: Any) -> str:
-    return word.decode(errors="replace") if isinstance(word, bytes) else word
-
-
-def _plain_list(labels: Any, where: str) -> list:
-    if isinstance(labels, (Mapping, bytes)) or not hasattr(labels, "__iter__"):
-        raise ValueError(f"{where}: expected a list of labels, one a word, or of spans, got {labels!r:.60}")
-    return labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-
-
-def _text_of(text: Any, index: int) -> str:
-    """Returns a text, words joined with spaces; TypeError for anything else."""
-    words = [text] if isinstance(text, (str, bytes)) else list(text) if hasattr(text, "__iter__") else [text]
-    for word in words:
-        if not isinstance(word, (str, bytes)):
-            raise TypeError(f"text {index}: expected a string or a list of words, got {text!r:.60}")
-    return " ".join(_decoded(word) for word in words)
-
-
-def _span(span: Any, length: int, where: str) -> tuple[int, int, str]:
-    try:
-        start, end, label = span["start"], span["end"], span["label"]
-    except (KeyError, TypeError):
-        raise ValueError(f'{where}: expected spans {{"start", "end", "label"}}, got {span!r:.60}') from None
-    if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= length):
-        raise ValueError(f"{where}: expected a span within its {length} characters, got {start!r} to {end!r}")
-    return start, end, str(label)

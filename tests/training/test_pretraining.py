@@ -273,7 +273,7 @@ def test_two_replicas_see_the_batches_of_one_device(config):
     ("corpus", "model"),
     [
         ("single", {}),
-        ("streamed", {}),
+        pytest.param("streamed", {}, marks=pytest.mark.slow),
         pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": BART}, id="denoising"),
         pytest.param("pair", {"task": "masked-lm-with-pairs"}, id="pairs", marks=pytest.mark.slow),
     ],

@@ -70,7 +70,14 @@ def test_lines_stay_lines():
     assert runs.without("One.\nTwo. Three.\nFour.", np.array([False, False, True, True])) == "One.\nTwo."
 
 
-@pytest.mark.parametrize("cleaning", [{}, {"exact_duplicates": True}, {"c4": True}])
+@pytest.mark.parametrize(
+    "cleaning",
+    [
+        {},
+        pytest.param({"exact_duplicates": True}, id="duplicates", marks=pytest.mark.slow),
+        pytest.param({"c4": True}, id="c4", marks=pytest.mark.slow),
+    ],
+)
 def test_a_corpus_without_them(cleaning, tokenizer_dir, tmp_path):
     notice = "The cat sat on a mat. Dogs ran over hills in rain. Birds sang and dogs sat on."
     texts = [f"A cat ran over the hills {'and on ' * number}. {notice}" for number in range(1, 7)]
