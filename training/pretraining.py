@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from garden.tasks import Task
+from garden.tasks.inputs import untuned
 from garden.tokenizers import Tokenizer
 from training.config import RunConfig
 from training.corpora.config import read_corpus_config
@@ -158,7 +159,7 @@ class CorpusBatches:
             lambda number, rows: self.objective(rows, seed(tf.cast(number, tf.int32)))
         )
         data = tf.data.Dataset.from_generator(batches, output_signature=signature).enumerate()
-        return data.map(learn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4)
+        return untuned(data.map(learn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(4))
 
     def report(self, model: Task) -> dict[str, Any] | None:
         """Returns a language model's loss and metrics on all held-out rows; None without any."""

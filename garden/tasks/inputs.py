@@ -170,7 +170,7 @@ class TextInputs:
             return batches.map(inputs, num_parallel_calls=tf.data.AUTOTUNE)
 
         numbered = tf.data.Dataset.zip(raw, seeds)
-        return (make(numbered) if elsewhere is None else elsewhere(numbered, make)).prefetch(2)
+        return untuned((make(numbered) if elsewhere is None else elsewhere(numbered, make)).prefetch(2))
 
     def distributed_dataset(
         self, raw: tf.data.Dataset | Shares, *, training: bool = False, elsewhere: Elsewhere | None = None
@@ -203,6 +203,17 @@ class TextInputs:
             return of_worker(tf.distribute.InputContext())
 
         return strategy.distribute_datasets_from_function(of_worker)
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset whose parallelism is what there are cores for, and not tuned while it runs.
+
+    The thread that tunes sleeps for up to a minute and may miss that it is to end (TensorFlow 2.20: `CancellationManager` wakes
+    it before it says so); whoever drops the iterator waits for it, such as a process that was asked to end.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def is_prepared(dataset: tf.data.Dataset | Shares) -> bool:

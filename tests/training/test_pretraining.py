@@ -256,6 +256,15 @@ def test_a_corpus_that_is_not_there_is_named(config, tmp_path):
         run(config("single", f"data.corpus={tmp_path / 'nothing'}"))
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_whoever_drops_batches_does_not_wait_for_their_tuner(config, shards):
+    """See `garden.tasks.inputs.untuned`."""
+    made = config("single", f"data.shards={shards}")
+    model = build_task(made)
+    for data in (corpus_batches(made, model).training(), model.prepared_dataset(model.raw_dataset(["a story"] * 4))):
+        assert data.options().autotune.enabled is False
+
+
 def test_two_replicas_see_the_batches_of_one_device(config):
     """Each batch is made whole before it is split, so no replica's masks depend on how many there are."""
     made = config()
