@@ -358,7 +358,7 @@ def data_service(port: int, host: str, as_json: bool) -> None:
     Prints its address, which is a run's data.service; of several machines, all with commas between them. Keep it inside of
     the cluster's own network: who reaches it may use it.
 
-    
+    \b
     Example:
       garden data-service --host data1 --port 5050
       garden train configs/sentiment.yaml data.service=data1:5050

@@ -64,7 +64,7 @@ def launch(
       garden launch --workers 8 --config configs/sentiment.yaml --render slurm --gpus 8 --to deploy/sentiment \\
         training.batch_size=256
     """
-    from training.cluster import check_batch
+    from training.cluster import check_batch, check_shards
     from training.config import read_config
     from training.paths import located
 
@@ -76,6 +76,8 @@ def launch(
     if asked:
         raise click.UsageError(f"--{next(iter(asked))} is for --render")
     check_batch(read.training.batch_size, workers, "workers")
+    if read.data.shards > 1:
+        check_shards(read.data.shards, workers)
     from training.launch import launch
 
     command = [sys.executable, "-m", "garden.cli", "train", str(located(config)), *overrides, "strategy=multi_worker"]

@@ -293,3 +293,9 @@ def check_batch(batch_size: int, count: int, kind: str) -> None:
             f"training.batch_size: {batch_size} examples are not the same number for each of {count} {kind}; try "
             + (f"{below} or {above}" if below else f"{above}")
         )
+
+
+def check_shards(shards: int, workers: int) -> None:
+    """Raises ValueError where the parts that a corpus's batches are made in are not the same number for each worker."""
+    if shards % workers:
+        raise ValueError(f"data.shards: {workers} workers do not divide {shards}")

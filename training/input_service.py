@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 import tensorflow as tf
@@ -39,18 +39,15 @@ class ServiceLostError(RuntimeError):
 
 
 @contextlib.contextmanager
-def served_by(addresses: str | None) -> Iterator[Elsewhere | None]:
-    """Gives what a task's `fit` takes as `elsewhere`, for services at "host:port", or several with commas; None without.
+def served_by(services: Sequence[str]) -> Iterator[Elsewhere | None]:
+    """Gives what a task's `fit` takes as `elsewhere`, for services at addresses that `services_at` returned; None without any.
 
     Within the block a service that ends ends the run: with a ServiceLostError, or, where TensorFlow waits for the service
     without end, with the process and exit code `LOST`. Started again, the run goes on from its checkpoint.
-
-    Raises ValueError where an address is none, or nobody answers there.
     """
-    if addresses is None:
+    if not services:
         yield None
         return
-    services = check_services(addresses)
     over = threading.Event()
     watch = threading.Thread(target=_watch, args=(services, over), name="data service", daemon=True)
     watch.start()
@@ -64,7 +61,7 @@ def served_by(addresses: str | None) -> Iterator[Elsewhere | None]:
         over.set()
 
 
-def _through(services: list[str]) -> Elsewhere:
+def _through(services: Sequence[str]) -> Elsewhere:
     run = uuid.uuid4().hex  # an earlier one's batches are not this one's
 
     def elsewhere(
@@ -90,8 +87,13 @@ def _through(services: list[str]) -> Elsewhere:
     return elsewhere
 
 
-def check_services(addresses: str) -> list[str]:
-    """Returns the addresses of services, each of which answers; errors as `served_by`."""
+def services_at(addresses: str | None) -> list[str]:
+    """Returns the addresses of services that a config names, "host:port", or several with commas; none for None.
+
+    Raises ValueError where an address is none, or nobody answers there.
+    """
+    if addresses is None:
+        return []
     services = [address.strip() for address in addresses.split(",")]
     for address in services:
         try:
@@ -113,7 +115,7 @@ def check_services(addresses: str) -> list[str]:
     return services
 
 
-def _watch(services: list[str], over: threading.Event) -> None:
+def _watch(services: Sequence[str], over: threading.Event) -> None:
     heard = dict.fromkeys(services, time.monotonic())
     while not over.wait(LOOK_SECONDS):
         for address in services:

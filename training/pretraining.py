@@ -21,6 +21,7 @@ import tensorflow as tf
 from garden.tasks import Task
 from garden.tasks.inputs import untuned
 from garden.tokenizers import Tokenizer
+from training.cluster import check_shards
 from training.config import RunConfig
 from training.corpora.config import read_corpus_config
 from training.corpora.mixture import RowOrder
@@ -104,8 +105,7 @@ class CorpusBatches:
 
         Raises ValueError where the number of workers does not divide that of the shards.
         """
-        if self.shards % workers:
-            raise ValueError(f"data.shards: {workers} workers do not divide {self.shards}")
+        check_shards(self.shards, workers)
         mine = self.shards // workers
         shards = range(worker * mine, (worker + 1) * mine)
 

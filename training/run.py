@@ -30,7 +30,7 @@ from training.callbacks import (
 )
 from training.checkpoints import Checkpoints
 from training.config import RunConfig, TrainingConfig
-from training.input_service import check_services, served_by
+from training.input_service import served_by, services_at
 from training.models import build_task
 from training.optimizers import optimizer
 from training.output import (
@@ -76,8 +76,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
     Raises FileNotFoundError and ValueError, one line each, before anything is written or removed, as far as can be known.
     """
     check_output(config, overwrite=overwrite)
-    if config.data.service is not None:
-        check_services(config.data.service)
+    services = services_at(config.data.service)
     devices = strategy_of(config)
     keras.utils.set_random_seed(config.training.seed)
     train = validation = test = None
@@ -177,7 +176,7 @@ def run(config: RunConfig, *, overwrite: bool = False, progress_bar: bool = Fals
                 ended = ended or judge.finished
             if not ended:
                 # Keras writes its bar to stdout, which is for results.
-                with contextlib.redirect_stdout(sys.stderr), served_by(config.data.service) as elsewhere:
+                with contextlib.redirect_stdout(sys.stderr), served_by(services) as elsewhere:
                     model.fit(
                         fed(first),
                         epochs=1,

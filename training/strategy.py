@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from training.cluster import check_batch, resolve
+from training import workers
+from training.cluster import check_batch, check_shards, resolve
 from training.config import RunConfig
 from training.mesh import ModelParallel, make_cpus, mesh_of
 from training.rendezvous import guarded
@@ -20,10 +21,13 @@ _REACH_SECONDS = 10.0
 def strategy_of(config: RunConfig) -> tf.distribute.Strategy:
     """Returns the strategy of a run config. Make it first of all, and the model in its scope.
 
-    Raises ValueError, one line, as `strategy` does, and where its replicas do not divide the batch.
+    Raises ValueError, one line, as `strategy` does, and where its replicas do not divide the batch, or its workers
+    the shards.
     """
     made = strategy(config.strategy, devices=config.devices, tpu=config.tpu, mesh=config.mesh)
     check_batch(config.training.batch_size, made.num_replicas_in_sync, "replicas")
+    if config.data.shards > 1:
+        check_shards(config.data.shards, workers.count(made))
     return made
 
 

@@ -13,6 +13,11 @@ def several(strategy: tf.distribute.Strategy) -> bool:
     return bool(getattr(strategy.extended, "_in_multi_worker_mode", bool)())
 
 
+def count(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many processes take part."""
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices) if several(strategy) else 1
+
+
 def summed(strategy: tf.distribute.Strategy, value: float) -> float:
     """Returns the sum of all workers' values, each worker's counted once; every worker calls it."""
     if not several(strategy):

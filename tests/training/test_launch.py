@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import two_workers
 from safetensors.numpy import load_file
 
 from garden.cli import run_command
@@ -147,6 +148,10 @@ def config(still_bert, tiny_data, tmp_path_factory) -> Path:
     ("arguments", "message"),
     [
         (["--workers", "3"], "16 examples are not the same number for each of 3 workers"),
+        (
+            ["--workers", "4", "data={train: null, corpus: here, labels: null, shards: 2}", "task=masked-lm"],
+            "data.shards: 4 workers do not divide 2",
+        ),
         (["--workers", "2", "training.steps=x"], "training.steps: expected a whole number"),
         (["--workers", "0"], "--workers"),
         (["--workers", "2", "--image", "a"], "--image is for --render"),
@@ -163,27 +168,6 @@ def test_bad_input_starts_nothing(config, arguments, message, capfd):
 def test_help_has_an_example(capsys):
     assert run_command(["launch", "--help"]) == 0
     assert "garden launch --workers 2 --config configs/sentiment.yaml" in capsys.readouterr().out
-
-
-def command(config, output, *arguments) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "garden.cli",
-            "launch",
-            "--workers",
-            "2",
-            "--config",
-            str(config),
-            f"output={output}",
-            *arguments,
-        ],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def until(process: subprocess.Popen, pattern: str) -> str:
@@ -204,7 +188,7 @@ def worker_pids(process: subprocess.Popen) -> list[int]:
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, tmp_path):
     """What the two give in the end is what they and one device give without a stop."""
-    process = command(config, tmp_path / "run")
+    process = two_workers(config, tmp_path / "run")
     until(process, r"\[0\] step 12 of 40")
     os.kill(worker_pids(process)[1], signal.SIGKILL)
     began = time.monotonic()
@@ -212,7 +196,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, t
     assert process.returncode == 128 + signal.SIGKILL, err
     assert time.monotonic() - began < 60
     assert re.search(r"\[0\] garden: worker 1 \(127.0.0.1:\d+\) is lost: .*", err), err
-    process = command(config, tmp_path / "run", "--json")
+    process = two_workers(config, tmp_path / "run", "--json")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "continuing an interrupted run after step " in err
@@ -223,7 +207,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_launch_continues_it(config, t
     assert [line["step"] for line in given] == [line["step"] for line in expected]
     for line, other in zip(given, expected, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], abs=1e-5)
-    _, err = command(config, tmp_path / "undisturbed").communicate(timeout=300)
+    _, err = two_workers(config, tmp_path / "undisturbed").communicate(timeout=300)
     given, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "undisturbed"))
     assert given.keys() == expected.keys(), err
     # What is added to every key alike, softmax does not see: its gradient is rounding, which AdamW makes whole steps of.
@@ -258,7 +242,7 @@ def test_workers_of_different_configs_all_say_so(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_launch_that_is_told_to_end_saves_and_says_so(config, tmp_path):
-    process = command(config, tmp_path / "run")
+    process = two_workers(config, tmp_path / "run")
     until(process, r"\[1\] step 3 of 40")
     process.terminate()
     _, err = process.communicate(timeout=120)

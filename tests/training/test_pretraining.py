@@ -1,16 +1,14 @@
 """Runs that learn from a corpus: built or read as they go, continued exactly, refused where something does not fit."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from launching import two_workers
 from safetensors.numpy import load_file
 
 import garden
@@ -358,22 +356,9 @@ def test_workers_that_make_their_own_shards_learn_what_one_device_does(config, t
     made = config(corpus, "data.shards=4", **{**model, "sizes": sizes}, **options)
     run(made)
     (tmp_path / "config.yaml").write_text(made.to_yaml())
-    command = [
-        sys.executable,
-        "-m",
-        "garden.cli",
-        "launch",
-        "--workers",
-        "2",
-        "--config",
-        str(tmp_path / "config.yaml"),
-    ]
-    subprocess.run(
-        [*command, f"output={tmp_path / 'workers'}"],
-        check=True,
-        timeout=300,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    workers = two_workers(tmp_path / "config.yaml", tmp_path / "workers")
+    _, said = workers.communicate(timeout=300)
+    assert workers.returncode == 0, said
     expected, given = (read_metrics(path) for path in (Path(made.output), tmp_path / "workers"))
     assert len(given) == len(expected) == 15
     for line, other in zip(expected, given, strict=True):

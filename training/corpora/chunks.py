@@ -113,17 +113,20 @@ class Builder:
     def build_kept(self, chunk: str, judgement: Judgement) -> ChunkReport:
         """Builds the shards of a chunk that was kept, without what is left out of it."""
         texts, report = pickle.loads(_kept(self.journal, chunk).read_bytes())
-        if judgement.duplicate is not None:
-            report.duplicates = int(judgement.duplicate.sum())
-            texts = [text for text, left_out in zip(texts, judgement.duplicate.tolist(), strict=True) if not left_out]
+        stays = np.full(len(texts), True) if judgement.duplicate is None else ~judgement.duplicate
+        report.duplicates = len(texts) - int(stays.sum())
+        texts = [text for text, stay in zip(texts, stays.tolist(), strict=True) if stay]
         if judgement.repeated is not None:
-            texts = self._without_repeats(texts, judgement.repeated, report)
+            counts = runs_of(self.recipe, chunk)[0][stays]
+            texts = self._without_repeats(texts, counts, judgement.repeated, report)
         return self._shards(chunk, texts, report)
 
-    def _without_repeats(self, texts: list[str], repeated: np.ndarray, report: ChunkReport) -> list[str]:
+    def _without_repeats(
+        self, texts: list[str], counts: np.ndarray, repeated: np.ndarray, report: ChunkReport
+    ) -> list[str]:
+        """Returns what is left of texts [N] with so many runs each, int64 [N], of which some are repeated, bool [M]."""
         runs, rules = self.recipe.runs, self.recipe.config.cleaning
         least = (rules.c4_rules.least_sentences or 1) if rules.c4 else 1
-        counts, _ = runs(texts)
         left = []
         for text, count, end in zip(texts, counts.tolist(), np.cumsum(counts).tolist(), strict=True):
             after = runs.without(text, repeated[end - count : end])

@@ -18,7 +18,7 @@ from training import configuration
 from training.configuration import key
 from training.corpora import unicode
 from training.corpora.c4 import C4, C4Rules
-from training.corpora.documents import Document
+from training.corpora.documents import Document, without_empty_lines
 from training.corpora.duplicates import Duplicates
 from training.corpora.gopher import Gopher, GopherRules
 from training.corpora.languages import Languages
@@ -196,7 +196,7 @@ class Cleaner:
             text = masked
         if self._stop_words is not None:
             text = self._changed("stop_words", text, self._stop_words(text), where)
-        text = text if "\n\n" not in text and text == text.strip() else _without_empty_lines(text)
+        text = text if "\n\n" not in text and text == text.strip() else without_empty_lines(text)
         return text, None if text else "empty"
 
     def _changed(self, step: str, before: str, after: str, where: str) -> str:
@@ -205,7 +205,3 @@ class Cleaner:
             self.report.add(f"changed {step}", where)
             self.report.counts[f"removed {step}"] += max(len(before) - len(after), 0)
         return after
-
-
-def _without_empty_lines(text: str) -> str:
-    return "\n".join(line for line in map(str.strip, text.split("\n")) if line)

@@ -87,6 +87,11 @@ class Reading:
         self.report.add_corrupt(error)
 
 
+def without_empty_lines(text: str) -> str:
+    """Returns a text's lines ("\\n") that have something on them, without white space at their ends."""
+    return "\n".join(line for line in map(str.strip, text.split("\n")) if line)
+
+
 def paragraphs(text: str) -> str:
     """Returns the lines of a text that have something on them, without white space at their ends."""
     return "\n".join(filter(None, map(str.strip, text.splitlines())))

@@ -7,17 +7,16 @@ which keeps the first place of each on disk. Letters: N documents, M runs of all
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from training.corpora.buckets import MOST_HELD, Buckets
-from training.corpora.minhash import mixed
-from training.corpora.sentences import sentence_starts
-
-_BYTES = 8
+from training.corpora.documents import without_empty_lines
+from training.corpora.duplicates import bucket_keys
+from training.corpora.minhash import Fingerprints, mixed
+from training.corpora.sentences import sentences
 
 
 class Runs:
@@ -25,42 +24,31 @@ class Runs:
 
     def __init__(self, length: int):
         self.length = length
+        self._fingerprints = Fingerprints()
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns how many runs each text has, int64 [N], and the hashes of all, uint64 [M]: one for each sentence that has
         enough others behind it."""
-        made = [self._hashes(text) for text in texts]
-        return np.array([len(each) for each in made], np.int64), np.concatenate([np.zeros(0, np.uint64), *made])
-
-    def _hashes(self, text: str) -> np.ndarray:
-        starts = sentence_starts(text).tolist()
-        count = max(len(starts) - self.length + 1, 0)
-        if not count:
-            return np.zeros(0, np.uint64)
-        parts = [text[begin:end] for begin, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-        digests = b"".join(
-            hashlib.blake2b(
-                " ".join(part.lower().split()).encode("utf-8", "surrogatepass"), digest_size=_BYTES
-            ).digest()
-            for part in parts
-        )
-        sentences = np.frombuffer(digests, "<u8").astype(np.uint64)
-        hashes = np.full(count, self.length, np.uint64)
+        parts = [sentences(text) for text in texts]
+        lengths = np.array([len(each) for each in parts], np.int64)
+        counts = np.maximum(lengths - self.length + 1, 0)
+        keys = bucket_keys(self._fingerprints([part for each in parts for part in each]), None, None)[:, 0]
+        hashes = np.full(max(len(keys) - self.length + 1, 0), self.length, np.uint64)
         for offset in range(self.length):
-            hashes = mixed(hashes + sentences[offset : offset + count])
-        return hashes
+            hashes = mixed(hashes + keys[offset : offset + len(hashes)])
+        # Not those that would go on in the next text.
+        within = np.arange(len(keys)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return counts, hashes[(within < np.repeat(counts, lengths))[: len(hashes)]]
 
     def without(self, text: str, repeated: np.ndarray) -> str:
         """Returns a text without the sentences of its runs that are repeated, bool [runs of the text]."""
         if not repeated.any():
             return text
-        starts = sentence_starts(text).tolist()
-        gone = np.zeros(len(starts), bool)
+        parts = sentences(text)
+        gone = np.zeros(len(parts), bool)
         for offset in range(self.length):
             gone[offset : offset + len(repeated)] |= repeated
-        parts = zip(starts, [*starts[1:], len(text)], gone.tolist(), strict=True)
-        left = "".join(text[begin:end] for begin, end, left_out in parts if not left_out)
-        return "\n".join(filter(None, map(str.strip, left.split("\n"))))
+        return without_empty_lines("".join(part for part, left_out in zip(parts, gone, strict=True) if not left_out))
 
 
 class Repeats:

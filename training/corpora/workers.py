@@ -59,9 +59,10 @@ class Local(Runner):
         """Builds chunks that were kept."""
         if self.workers == 1:
             builder = None
-            for chunk, judgement in chunks:
-                builder = builder or Builder(recipe)
-                built(builder.build_kept(chunk, judgement))
+            with _rare_collections():
+                for chunk, judgement in chunks:
+                    builder = builder or Builder(recipe)
+                    built(builder.build_kept(chunk, judgement))
             return
         self._run(recipe, ((_build_kept, *task) for task in chunks), built)
 
