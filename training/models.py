@@ -8,7 +8,7 @@ from typing import Any
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.sentence_transformers import embeds_texts
-from garden.models.backbone import family_called, family_of, open_weights
+from garden.models.backbone import Config, family_called, family_of, open_weights
 from garden.tasks import TASKS, Examples, Task
 from garden.tasks.question_answerer import answers_of
 from garden.tokenizers import Tokenizer
@@ -87,7 +87,7 @@ def build_task(config: RunConfig, examples: Examples | None = None) -> Task:
     family = family_called(config.model.family, "model.family")
     if config.task not in family.heads:
         raise ValueError(f'model.family: "{family.model_type}" has no head for {config.task}')
-    sizes = {"vocab_size": tokenizer.vocabulary_size, "pad_token_id": tokenizer.pad_id, **config.model.config}
+    sizes = {"vocab_size": tokenizer.vocabulary_size, **special_ids(tokenizer, family.config), **config.model.config}
     unknown = [name for name in config.model.config if name not in family.config.__dataclass_fields__]
     if unknown:
         known = ", ".join(family.config.__dataclass_fields__)
@@ -95,6 +95,21 @@ def build_task(config: RunConfig, examples: Examples | None = None) -> Task:
     parts = family.heads[config.task].backbone_parts
     backbone = family.backbone(family.config.from_dict(sizes, "model.config"), dtype=training.precision, **parts)
     return task.build_on(backbone, tokenizer, **options)
+
+
+def special_ids(tokenizer: Tokenizer, config: type[Config]) -> dict[str, int | None]:
+    """Returns what a new network's config says of the special tokens of its tokenizer, by field.
+
+    BERT's [CLS] and [SEP] stand for begin and end where a tokenizer has no such tokens; the end, behind each document, begins
+    the next one where it has no token for that.
+    """
+    end = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
+    begin = next((token for token in (tokenizer.bos_id, tokenizer.cls_id) if token is not None), end)
+    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": begin, "eos_token_id": end}
+    if config.decoder_begins_with is not None:
+        start = ids[config.decoder_begins_with]
+        ids["decoder_start_token_id"] = end if start is None else start
+    return {name: token for name, token in ids.items() if name in config.__dataclass_fields__}
 
 
 def _classes(config: RunConfig, examples: Examples) -> dict[str, Any]:

@@ -135,6 +135,9 @@ class Config:
     heads: ClassVar[tuple[str, str]] = ("num_attention_heads", "hidden_size")
     """The field that must divide the other one; empty where none does."""
 
+    decoder_begins_with: ClassVar[str | None] = "pad_token_id"
+    """The field that names the token which decoders of new networks begin with; None where targets say it."""
+
     def __post_init__(self):
         for name in self.sizes:
             if getattr(self, name) < 1:

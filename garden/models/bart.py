@@ -58,6 +58,7 @@ class BartConfig(Config):
     decoder_start_token_id: int | None = 2
     forced_bos_token_id: int | None = None  # what a written text begins with
 
+    decoder_begins_with = "eos_token_id"
     fixed: ClassVar[Mapping[str, Any]] = {
         "is_decoder": False,
         "is_encoder_decoder": True,
@@ -191,6 +192,8 @@ class MBartConfig(BartConfig):
     """mBART's sizes, called as in config.json. The defaults are those of mBART's first checkpoint."""
 
     decoder_start_token_id: int | None = None  # the target's language, or what a checkpoint says
+
+    decoder_begins_with = None
 
 
 @keras.saving.register_keras_serializable("garden")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from garden.models.backbone import family_of
+from garden.models.backbone import family_called
 from garden.tasks import TASKS
+from training.models import special_ids
 from training.objectives import OBJECTIVES, objective
 
 SIZES = {
@@ -53,16 +54,9 @@ CASES = [
 def test_a_task_learns_from_an_objective(tokenizer_of, rows_of, name, family, kind):
     keras.utils.set_random_seed(0)
     tokenizer = tokenizer_of(kind)
-    special = {"eos": tokenizer.eos_id, "bos": tokenizer.bos_id, "pad": tokenizer.pad_id}
-    ids = {f"{role}_token_id": token for role, token in special.items() if token is not None}
-    values = {"model_type": family, "vocab_size": tokenizer.vocabulary_size, **FAMILIES[family], **ids}
-    if family in ("t5", "bart"):
-        values["decoder_start_token_id"] = tokenizer.pad_id if family == "t5" else tokenizer.eos_id
-    made = family_of(values, "config.json")
-    backbone = made.backbone(
-        made.config.from_dict(values, "config.json"),
-        **made.heads[OBJECTIVES[name].task].backbone_parts,
-    )
+    made = family_called(family)
+    values = {"vocab_size": tokenizer.vocabulary_size, **FAMILIES[family], **special_ids(tokenizer, made.config)}
+    backbone = made.backbone(made.config.from_dict(values), **made.heads[OBJECTIVES[name].task].backbone_parts)
     model = TASKS[OBJECTIVES[name].task].build_on(backbone, tokenizer)
     learn = objective(name, tokenizer).for_task(model)
     data = tf.data.Dataset.from_tensor_slices(rows_of(kind, learn.layout)).batch(16).enumerate()
