@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_networks import SMALL
 
 from garden import Tokenizer
 from training.config import make_config
@@ -14,25 +15,6 @@ KINDS = {
     "gpt2": {"kind": "bpe", "size": 280, "template": "gpt2"},
     "roberta": {"kind": "bpe", "size": 280, "template": "roberta"},
     "unigram": {"kind": "unigram", "size": 140},
-}
-
-WIDTHS = {
-    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32},
-    "llama": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "bert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "roberta": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
-    "transformer": {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
-    "bart": {
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "max_position_embeddings": 32,
-    },
 }
 
 
@@ -50,7 +32,7 @@ def saved(tokenizers, tmp_path):
     """A function: task, family, tokenizer and more sizes -> the tokenizer and the config.json of a new network, saved."""
 
     def save(task: str, family: str, kind: str, **sizes) -> tuple[Tokenizer, dict]:
-        values = {"family": family, "config": {**WIDTHS[family], **sizes}, "tokenizer": str(tokenizers / kind)}
+        values = {"family": family, "config": {**SMALL[family], **sizes}, "tokenizer": str(tokenizers / kind)}
         config = make_config(
             {"task": task, "model": values, "data": {"corpus": "none"}, "output": str(tmp_path / "run")}
         )

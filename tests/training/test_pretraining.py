@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from launching import two_workers
 from safetensors.numpy import load_file
+from small_networks import SMALL
 
 import garden
 from garden.tokenizers import Tokenizer
@@ -32,17 +33,6 @@ SIZES = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 32,
-}
-
-BART = {
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
 }
 
 
@@ -177,7 +167,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(config, tmp_path, in
             "single",
             (
                 "bart",
-                BART,
+                SMALL["bart"],
             ),
         ),
     ],
@@ -199,7 +189,7 @@ def test_every_objective_trains_its_task(config, task, objective, layout, model)
 def test_decoders_begin_with_what_their_network_begins_with(config):
     """Not with what the objective takes where it knows no network: the end token, 3 here."""
     start = 4
-    sizes = {**BART, "decoder_start_token_id": start}
+    sizes = {**SMALL["bart"], "decoder_start_token_id": start}
     made = config("single", "objective.name=denoising", task="seq2seq-lm", family="bart", sizes=sizes)
     (x, _, _), *_ = batches(made, count=1)
     firsts = x["target_ids"][x["target_positions"] == 0]
@@ -278,7 +268,7 @@ def test_two_replicas_see_the_batches_of_one_device(config):
     [
         ("single", {}),
         pytest.param("streamed", {}, marks=pytest.mark.slow),
-        pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": BART}, id="denoising"),
+        pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": SMALL["bart"]}, id="denoising"),
         pytest.param("pair", {"task": "masked-lm-with-pairs"}, id="pairs", marks=pytest.mark.slow),
     ],
 )
@@ -343,12 +333,15 @@ def test_a_shard_of_a_stream_is_of_its_own_files_or_else_of_its_own_documents(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("corpus", "model"),
-    [("streamed", {}), pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": BART}, id="denoising")],
+    [
+        ("streamed", {}),
+        pytest.param("single", {"task": "seq2seq-lm", "family": "bart", "sizes": SMALL["bart"]}, id="denoising"),
+    ],
 )
 def test_workers_that_make_their_own_shards_learn_what_one_device_does(config, tmp_path, corpus, model):
     sizes = {**model.get("sizes", SIZES), **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)}
     if "family" in model:
-        sizes = {**BART, "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+        sizes = {**SMALL["bart"], "dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
     options = {"steps": 12, "validation_steps": 4, "log_steps": 1}
     made = config(corpus, "data.shards=4", **{**model, "sizes": sizes}, **options)
     run(made)

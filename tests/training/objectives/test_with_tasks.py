@@ -4,37 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_networks import SMALL
 
 from garden.models.backbone import family_called
 from garden.tasks import TASKS
 from training.models import special_ids
 from training.objectives import OBJECTIVES, objective
 
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 70,
-    "embedding_size": 16,
-}
-FAMILIES = {
-    "bert": SIZES,
-    "electra": SIZES,
-    "roberta": SIZES,
-    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64},
-    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
-    "bart": {
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "max_position_embeddings": 64,
-    },
-}
 CASES = [
     ("masked-lm", "bert", "bert"),
     ("masked-lm", "roberta", "roberta"),
@@ -55,7 +31,7 @@ def test_a_task_learns_from_an_objective(tokenizer_of, rows_of, name, family, ki
     keras.utils.set_random_seed(0)
     tokenizer = tokenizer_of(kind)
     made = family_called(family)
-    values = {"vocab_size": tokenizer.vocabulary_size, **FAMILIES[family], **special_ids(tokenizer, made.config)}
+    values = {"vocab_size": tokenizer.vocabulary_size, **SMALL[family], **special_ids(tokenizer, made.config)}
     backbone = made.backbone(made.config.from_dict(values), **made.heads[OBJECTIVES[name].task].backbone_parts)
     model = TASKS[OBJECTIVES[name].task].build_on(backbone, tokenizer)
     learn = objective(name, tokenizer).for_task(model)
