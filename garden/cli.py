@@ -33,7 +33,17 @@ _LINES_AT_ONCE = 64
 def main() -> None:
     """Runs the command line of this process and exits: 0, 2 on bad input, 130 on Ctrl-C, 1 when stdout is closed early."""
     quiet_start()
+    sys.unraisablehook = _interrupt_again
     sys.exit(run_command(sys.argv[1:]))
+
+
+def _interrupt_again(ignored: Any) -> None:
+    """Sends a Ctrl-C once more that Python could not raise, since it came while an object was removed; reports all else."""
+    if ignored.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(ignored)
+        return
+    # Later, and to the main thread, which may wait for input by then.
+    threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 
 
 def run_command(arguments: list[str]) -> int:

@@ -330,6 +330,34 @@ def test_a_closed_pipe_ends_the_command_quietly(model):
         assert without_grappler(process.stderr.read()) == ""
 
 
+def test_ctrl_c_is_not_lost_while_an_object_is_removed():
+    """Where Python only reports that an exception was ignored. The command would wait for its input for ever."""
+    code = """
+import os, signal, sys
+from garden import cli
+
+class Removed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+
+@cli.cli.command()
+def wait():
+    Removed()
+    sys.stdin.readline()
+
+sys.argv = ["garden", "wait"]
+cli.main()
+"""
+    arguments = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **arguments) as process:
+        try:
+            assert process.wait(60) == 128 + signal.SIGINT
+        finally:
+            process.kill()
+        assert process.stderr.read().strip() == "garden: interrupted"
+
+
 def test_ctrl_c_ends_the_command_with_one_line(model):
     with start("predict", model, "--batch-size", 1) as process:
         process.stdin.write("a great film\n")
