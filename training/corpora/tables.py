@@ -298,4 +298,4 @@ def _record(batch: Any) -> Mapping[str, Any] | UnicodeDecodeError:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
