@@ -3,11 +3,16 @@
 import json
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells begin what is in the background so, and commands that tests begin would ignore Ctrl-C too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOOD = ("good", "great", "fine", "lovely", "moving")
 BAD = ("bad", "dull", "poor", "awful", "tiresome")

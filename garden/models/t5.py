@@ -7,6 +7,7 @@ Shapes: B batch, P read places, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,6 +114,8 @@ class T5Initializer(keras.initializers.Initializer):
 
     def __init__(self, factor: float, width: int, heads: int, head_width: int):
         self.factor, self.width, self.heads, self.head_width = factor, width, heads, head_width
+        # A sequence of its own: Keras's own begins anew with `set_random_seed` in later versions than 3.12 only.
+        self._seeds = random.Random(random.randint(1, 10**9))
 
     @property
     def unwritten(self) -> bool:
@@ -123,7 +126,8 @@ class T5Initializer(keras.initializers.Initializer):
         if self.unwritten:
             return Unwritten()(shape, dtype)
         inner = self.heads * self.head_width
-        values = keras.random.normal(shape, stddev=self.factor * shape[0] ** -0.5, dtype=dtype)
+        seed = self._seeds.randint(1, 10**9)
+        values = keras.random.normal(shape, stddev=self.factor * shape[0] ** -0.5, dtype=dtype, seed=seed)
         if tuple(shape) != (self.width, 3 * inner):
             return values
         return values * tf.repeat(tf.constant([self.head_width**-0.5, 1, 1], values.dtype), inner)

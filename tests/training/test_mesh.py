@@ -90,7 +90,7 @@ def test_info_tells_the_bytes_of_each_device(tiny_bert):
 
 
 def test_new_networks_begin_with_one_device_s_weights():
-    # T5 draws from Keras's own sequence, others from seeds that they took when they were made.
+    # T5's kernels are drawn from one sequence, others from seeds that they took when they were made.
     begun = []
     for scope in (contextlib.nullcontext(), Mesh.of(["/device:CPU:0"] * 4, model=4).scope()):
         keras.utils.set_random_seed(5)
