@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from garden.cli import log_to_stderr, quiet_start
+from garden.commands import log_to_stderr
+from garden.process import quiet_start
 
 CONFIG = Path(__file__).parent / "configs" / "sentiment.yaml"
 RUN, EXPORTS = "runs/demo", "exports/demo"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from garden.process import BAD_INPUT_EXIT
 from training.cluster import PORT
 from training.config import RunConfig
 from training.preemption import PREEMPTED
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 JOB, CONTAINER = "workers", "garden"
 RUNS, CONFIGS = "/runs", "/etc/garden"
-BAD_INPUT = 2
-"""Exit code of `garden` for what no repetition mends."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -83,7 +82,7 @@ def _jobset(deployment: Deployment) -> dict[str, Any]:
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": _codes(BAD_INPUT)},
+                {"action": "FailJob", "onExitCodes": _codes(BAD_INPUT_EXIT)},
                 {"action": "Ignore", "onExitCodes": _codes(LOST, PREEMPTED)},
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
