@@ -8,7 +8,8 @@ from typing import Any
 
 from garden.checkpoints import huggingface
 from garden.checkpoints.sentence_transformers import embeds_texts
-from garden.models.backbone import Config, family_called, family_of, open_weights
+from garden.models.backbone import family_called, family_of, open_weights
+from garden.models.config import Config
 from garden.tasks import TASKS, Examples, Task
 from garden.tasks.question_answerer import answers_of
 from garden.tokenizers import Tokenizer

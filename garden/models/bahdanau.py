@@ -29,7 +29,8 @@ from garden.layers import (
 )
 from garden.layers.additive_attention import same_segment
 from garden.layers.recurrent import CELLS, Recurrent
-from garden.models.backbone import Config, Family, dense, initializer
+from garden.models.backbone import Family, dense, initializer
+from garden.models.config import Config
 from garden.models.encoder_decoder import EncoderDecoder
 from garden.models.recurrent import RecurrentLanguageHead, recurrent_rules
 

@@ -24,7 +24,8 @@ from garden.layers import (
     activation,
 )
 from garden.models import heads
-from garden.models.backbone import Config, Family, dense, initializer, norm
+from garden.models.backbone import Family, dense, initializer, norm
+from garden.models.config import Config
 from garden.models.encoder_decoder import Stack, StackedEncoderDecoder, segment_lasts, shift_right
 
 EPSILON = 1e-5  # of all norms

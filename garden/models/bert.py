@@ -31,7 +31,8 @@ from garden.layers import (
 )
 from garden.layers.mesh import in_stages
 from garden.models import heads
-from garden.models.backbone import Backbone, Config, Family, dense, initializer, norm
+from garden.models.backbone import Backbone, Family, dense, initializer, norm
+from garden.models.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)

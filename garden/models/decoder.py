@@ -16,8 +16,9 @@ from garden.checkpoints.weights import Weights
 from garden.layers import Dropout, EncoderBlock, KeyValueCache, LearnedPositions, Rotary, attention_bias
 from garden.layers.mesh import in_stages
 from garden.models import heads
-from garden.models.backbone import Backbone, Config
+from garden.models.backbone import Backbone
 from garden.models.cache import DecoderCache
+from garden.models.config import Config
 
 
 class DecoderBackbone(Backbone):

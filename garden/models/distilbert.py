@@ -10,8 +10,9 @@ import keras
 
 from garden.layers import activation, sinusoidal_table
 from garden.models import heads
-from garden.models.backbone import Backbone, Config, Family, named_variables
+from garden.models.backbone import Backbone, Family, named_variables
 from garden.models.bert import BertBackbone
+from garden.models.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)

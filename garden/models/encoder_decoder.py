@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from garden.layers import DecoderBlock, Dropout, Embedding, KeyValueCache, KeyValues, attention_bias, segment_positions
 from garden.layers.mesh import in_stages
-from garden.models.backbone import Backbone, Config, initializer
+from garden.models.backbone import Backbone, initializer
 from garden.models.cache import DecoderCache
+from garden.models.config import Config
 
 
 class EncoderDecoder(Backbone):

@@ -22,7 +22,8 @@ from garden.layers import (
     activation,
 )
 from garden.models import heads
-from garden.models.backbone import Config, Family, initializer, named_variables, norm
+from garden.models.backbone import Family, initializer, named_variables, norm
+from garden.models.config import Config
 from garden.models.decoder import DecoderBackbone, DecoderEmbeddingHead, DecoderTextHead, DecoderTokenHead
 
 

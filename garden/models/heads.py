@@ -15,7 +15,8 @@ from garden.checkpoints.weight_map import Rule, copy
 from garden.checkpoints.weights import Weights
 from garden.layers import Dense, Dropout, Embedding, LayerNorm, activation
 from garden.layers.mesh import last_stage
-from garden.models.backbone import Backbone, Config, dense, initializer, norm
+from garden.models.backbone import Backbone, dense, initializer, norm
+from garden.models.config import Config
 
 
 class Head(keras.layers.Layer):

@@ -26,7 +26,8 @@ from garden.layers import (
     scaled_rotary,
 )
 from garden.models import heads
-from garden.models.backbone import Config, Family, dense, initializer, norm
+from garden.models.backbone import Family, dense, initializer, norm
+from garden.models.config import Config
 from garden.models.decoder import DecoderBackbone, DecoderEmbeddingHead, DecoderTextHead, DecoderTokenHead
 
 

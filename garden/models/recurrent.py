@@ -26,7 +26,8 @@ from garden.layers import (
 )
 from garden.layers.recurrent import Recurrent
 from garden.models import heads
-from garden.models.backbone import Backbone, Config, Family, dense, initializer
+from garden.models.backbone import Backbone, Family, dense, initializer
+from garden.models.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)

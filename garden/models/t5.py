@@ -21,7 +21,8 @@ from garden.checkpoints.weight_map import Rule, copy, fused
 from garden.checkpoints.weights import Weights
 from garden.layers import DecoderBlock, EncoderBlock, FeedForward, MultiHeadAttention, RMSNorm, activation
 from garden.models import heads
-from garden.models.backbone import Config, Family, Unwritten, blank, dense, initializer, norm
+from garden.models.backbone import Family, Unwritten, blank, dense, initializer, norm
+from garden.models.config import Config
 from garden.models.encoder_decoder import RelativePositionBias, Stack, StackedEncoderDecoder
 
 

@@ -26,7 +26,8 @@ from garden.layers import (
 )
 from garden.layers.mesh import in_stages
 from garden.models import heads
-from garden.models.backbone import Config, Family, dense, initializer, norm
+from garden.models.backbone import Family, dense, initializer, norm
+from garden.models.config import Config
 from garden.models.encoder_decoder import EncoderDecoder, TargetCache
 
 
